@@ -38,11 +38,9 @@ def summary(bad: Iterable[BadRow]) -> str:
     for row in bad:
         kinds[kind := _PARTICULAR.sub("...", row.reason)] += 1
         firsts.setdefault(kind, row)
-    named = [
-        f"{count:,} such as {firsts[kind]}" if count > 1 else str(firsts[kind])
-        for kind, count in kinds.most_common(_REASONS_SHOWN)
-    ]
-    if left := sum(kinds.values()) - sum(count for _, count in kinds.most_common(_REASONS_SHOWN)):
+    common = kinds.most_common(_REASONS_SHOWN)
+    named = [f"{count:,} such as {firsts[kind]}" if count > 1 else str(firsts[kind]) for kind, count in common]
+    if left := kinds.total() - sum(count for _, count in common):
         named.append(f"and {counted(left, 'more row')}")
     return re.sub(r"\s+", " ", "; ".join(named))
 

@@ -8,45 +8,25 @@ joins thoughts that a server returns separately.
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
 from socialr1_jax.data.template_trial import refuse_endless
 from socialr1_jax.runtime.terminal import printable
 
-_QUESTION, _THOUGHT, _ANSWER = "Where will Ann look?", "She did not see it.", "In the box."
+Thoughts = Literal["opens", "closes", "leaves"]  # the prompt opens them, closes empty ones, or leaves them to the model
+
+_QUESTION = "Where will Ann look?"
 _TAG = re.compile("</?think>")
 _PRIVATE_USE = range(0xF0000, 0xFFFFE)  # characters without a meaning
 _AT_ONCE = 1024  # chats encoded per call; bounds memory, since the library needs over 100 bytes per token
 _AT_THE_END = re.compile(r"(?:<think>\s{0,20})?</think>\s{0,20}\Z|<think>\s{0,20}\Z")
 
 
-@dataclass(frozen=True)
-class ChatTemplate:
-    """A chat template's handling of thoughts. `opening` is the part of a response that is in the prompt, or ""."""
-
-    opening: str
-    drops_thoughts: bool  # of earlier turns
-
-    @property
-    def kind(self) -> Literal["opens", "closes", "leaves"]:
-        """Return whether the prompt opens the thoughts, closes empty ones, or leaves them to the model."""
-        if not self.opening:
-            return "leaves"
-        return "closes" if "</think>" in self.opening else "opens"
-
-
-def read_template(tokenizer: Any, thinking: bool = True) -> ChatTemplate:
-    """Detect how the tokenizer's template handles thoughts; see `chat_tokens` for `thinking` and errors."""
-    thoughts = f"<think>\n{_THOUGHT}\n</think>\n\n{_ANSWER}"
-    roles = ("user", _QUESTION), ("assistant", thoughts), ("user", _QUESTION)
-    opening = response_opening(tokenizer, thinking)
-    try:
-        history = _rendered(tokenizer, [{"role": role, "content": text} for role, text in roles], thinking)
-    except ValueError:  # the template accepts a single turn only
-        return ChatTemplate(opening, drops_thoughts=False)
-    return ChatTemplate(opening, _THOUGHT not in history)
+def thoughts_in_prompt(tokenizer: Any) -> Thoughts:
+    """Return what a prompt does with the model's thoughts. Raises ValueError as `chat_tokens` does."""
+    opening = response_opening(tokenizer)
+    return "closes" if "</think>" in opening else "opens" if opening else "leaves"
 
 
 def response_opening(tokenizer: Any, thinking: bool = True) -> str:
@@ -148,9 +128,8 @@ def plain_tokens(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     """Return the token ids of texts of users and models; `<|im_end|>` is encoded as text."""
     if not texts:
         return []
-    return [
-        list(ids) for ids in tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)["input_ids"]
-    ]
+    encoded = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)
+    return list(map(list, encoded["input_ids"]))
 
 
 @lru_cache
@@ -172,7 +151,6 @@ def _rendered(tokenizer: Any, messages: Sequence[Mapping[str, str]], thinking: b
                 raise ValueError(f"it drops the text of the {message['role']}'s message")
     except Exception as error:  # a template may raise anything
         reason = printable(str(error), 300) or type(error).__name__
-        raise ValueError(
-            f"the chat template of {name} cannot be rendered: {reason}; put the model's own chat_template.jinja there"
-        ) from None
+        fix = "put the model's own chat_template.jinja there"
+        raise ValueError(f"the chat template of {name} cannot be rendered: {reason}; {fix}") from None
     return text

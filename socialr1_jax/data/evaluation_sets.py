@@ -1,6 +1,6 @@
 """Refuse to train on benchmark files whose authors forbid it; they are recognised by their checksums."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from socialr1_jax.data.tables import DataError, source_files
@@ -33,15 +33,16 @@ def refuse_evaluation_sets(sources: Sequence[str | Path], told: str = "") -> Non
     commas. Unreadable files are ignored here; opening them fails later.
     """
     allowed = {part.strip().lower() for part in told.split(",")}
-    for source, file in _files(sources):
-        if (known := evaluation_set(file)) is None or known[2][:_TOLD_DIGITS] in allowed:
-            continue
-        benchmark, name, digest = known
-        raise DataError(
-            f"{source}: {file.name} is {name} of {benchmark}, whose authors forbid training on it: a model that has "
-            "seen it cannot be measured by it any more. Take another source; or, if you mean it, set "
-            f"data.train_on_evaluation_set={digest[:_TOLD_DIGITS]} as well"
-        )
+    for source in map(str, sources):
+        for file in () if source.partition(":")[0] == "stories" else source_files(source):
+            if (known := evaluation_set(file)) is None or known[2][:_TOLD_DIGITS] in allowed:
+                continue
+            benchmark, name, digest = known
+            raise DataError(
+                f"{source}: {file.name} is {name} of {benchmark}, whose authors forbid training on it: a model that "
+                "has seen it cannot be measured by it any more. Take another source; or, if you mean it, set "
+                f"data.train_on_evaluation_set={digest[:_TOLD_DIGITS]} as well"
+            )
 
 
 def evaluation_set(file: Path) -> tuple[str, str, str] | None:
@@ -52,14 +53,5 @@ def evaluation_set(file: Path) -> tuple[str, str, str] | None:
         digest = sha256(file)
     except OSError:
         return None
-    for benchmark, files in EVALUATION_SETS.items():
-        if digest in files:
-            return benchmark, files[digest], digest
-    return None
-
-
-def _files(sources: Sequence[str | Path]) -> Iterator[tuple[str, Path]]:
-    for source in map(str, sources):
-        if source.partition(":")[0] == "stories":
-            continue
-        yield from ((source, file) for file in source_files(source) if file.is_file())
+    found = ((benchmark, files[digest], digest) for benchmark, files in EVALUATION_SETS.items() if digest in files)
+    return next(found, None)

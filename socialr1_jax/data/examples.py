@@ -54,9 +54,7 @@ class Example:
             last = LETTERS[len(self.options) - 1]
             raise ValueError(f"the gold answer {shown(self.answer)} is not one of the option letters A to {last}")
         if not self.options and not (any(map(str.isalnum, self.answer)) or normalized(self.answer)):
-            raise ValueError(
-                f"the gold answer {shown(self.answer)} holds no letter or digit; give an option letter or a text"
-            )
+            raise ValueError(f"the gold answer {shown(self.answer)} holds no letter or digit; give a letter or a text")
         texts = (self.id, self.story, self.question, *self.options, self.answer, self.thoughts)
         texts += tuple(turn["content"] for turn in self.messages)
         refuse_half_characters((*texts, *self.meta, *(value for value in self.meta.values() if isinstance(value, str))))

@@ -46,8 +46,7 @@ def parse_options(value: Any) -> tuple[str, ...]:
 
     Accepts a list of texts, {"A": text, "B": text}, {"text": [...], "label": [...]}, a list of objects with `text` (and
     a label, see `texts_of`), or one text: "A. x, B. y", or a list in JSON or Python syntax. The keys of {"A": text} are
-    letters, or numbers from 0 or 1. Empty options at the end are dropped (tables pad short questions). Raises
-    ValueError.
+    letters, or numbers from 0 or 1. Empty options at the end, as in tables, are dropped. Raises ValueError.
     """
     return option_texts(readable_options(value, "options"))
 
@@ -137,9 +136,7 @@ def _split_options(text: str) -> list[str]:
     """Split "A. x, B. y, C. z" into ["x", "y", "z"]; each label is searched for after the previous one."""
     label = re.match(r"\s*" + _LABEL.format(letter="A") + r"\s*", text)
     if label is None:
-        raise ValueError(
-            f'cannot find the options A, B, ... in {shown(text)}; write A. Ann, B. Ben or a list ["Ann", "Ben"]'
-        )
+        raise ValueError(f'cannot find the options A, B, ... in {shown(text)}; write A. Ann, B. Ben or ["Ann", "Ben"]')
     start, parts = label.end(), []
     for letter in LETTERS[1:]:
         label = _NEXT_LABELS[letter].search(text, start)

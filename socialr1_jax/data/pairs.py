@@ -1,6 +1,5 @@
 """Preference pairs for a content reward model: the record, its files, and the pairing of scored texts."""
 
-import difflib
 import json
 import math
 import random
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from socialr1_jax.config.pairs import MatchingConfig
-from socialr1_jax.data.tables import DataError, read_all_rows, refuse_half_characters
+from socialr1_jax.data.tables import DataError, nearest, read_all_rows, refuse_half_characters
 from socialr1_jax.runtime.files import write_whole
 from socialr1_jax.runtime.terminal import printable, shown
 
@@ -76,9 +75,7 @@ def read_pairs(path: str | Path) -> list[Pair]:
         except ValueError as error:
             raise DataError(f"{row.where}: {error}") from None
         if pair.id in seen:
-            raise DataError(
-                f"{row.where}: the id {shown(pair.id)} is already that of {seen[pair.id]}; give each its own"
-            )
+            raise DataError(f"{row.where}: the id {shown(pair.id)} is already that of {seen[pair.id]}; ids are unique")
         seen[pair.id] = row.where
         pairs.append(pair)
     return pairs
@@ -122,9 +119,7 @@ def _values(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of a `Pair` from a row. Raises ValueError."""
     for name in row:
         if name not in _COLUMNS:
-            close = difflib.get_close_matches(name, _COLUMNS, n=1, cutoff=0.6)
-            hint = f"did you mean {close[0]!r}?" if close else "put it into meta"
-            raise ValueError(f"unknown column {shown(name)}; {hint} (the columns are {', '.join(_COLUMNS)})")
+            raise ValueError(f"unknown column {shown(name)}{nearest(name, _COLUMNS)}; rename it, or put it into meta")
     values = {name: value for name, value in row.items() if value is not None}
     for name in _TEXTS:
         if name not in values:

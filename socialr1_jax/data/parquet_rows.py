@@ -8,10 +8,9 @@ format, which is memory-mapped: 1.2 s and 0.6 GB of disk for 1,000,000 stories o
 import errno
 import mmap
 import tempfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import overload
 
 import numpy as np
 
@@ -29,12 +28,11 @@ def parquet_shape(path: Path) -> tuple[int, tuple[str, ...]]:
         return file.metadata.num_rows, tuple(file.schema_arrow.names)
 
 
-class ParquetRows(Sequence[Row]):
+class ParquetRows:
     """The rows of a Parquet file that meet the conditions.
 
     Columns that are neither in `used` nor scalar are dropped (an embedding for each question would fill the disk). The
-    temporary file is in `tempfile.gettempdir()`, which TMPDIR sets, and disappears when the process ends, even on a
-    crash.
+    temporary file is in `tempfile.gettempdir()` (TMPDIR), and disappears when the process ends, even on a crash.
 
     Raises DataError for a file that cannot be fully decoded, and for a full disk.
     """
@@ -77,14 +75,7 @@ class ParquetRows(Sequence[Row]):
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 
-    @overload
-    def __getitem__(self, index: int) -> Row: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Row]: ...
-    def __getitem__(self, index: int | slice) -> Row | list[Row]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        index = range(len(self))[index]
+    def __getitem__(self, index: int) -> Row:
         at = int(np.searchsorted(self._ends, index, side="right"))
         batch = self._batches.get_batch(at)
         (values,) = batch.slice(index - int(self._ends[at]) + batch.num_rows, 1).to_pylist()

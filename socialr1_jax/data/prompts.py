@@ -59,9 +59,7 @@ class PromptWriter:
             self._template = SandboxedEnvironment(undefined=jinja2.StrictUndefined).from_string(text)
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-            raise ValueError(
-                f"data.prompt: {printable(template)} is no template and no file to read ({reason})"
-            ) from None
+            raise ValueError(f"data.prompt: {printable(template)} is no template and no file ({reason})") from None
         except jinja2.TemplateSyntaxError as error:
             raise ValueError(f"data.prompt: line {error.lineno}: {printable(str(error.message))}") from None
 

@@ -45,9 +45,8 @@ def read_examples(
         first_label: the number of the first option, 0 or 1, if gold answers are numbers.
         allow_bad_rows: drop invalid rows, unless all are invalid, and log the number of each fault.
 
-    Raises:
-        DataError: unreadable or empty file, or invalid rows: a missing column (with the nearest), a gold answer that is
-            not among the options, a repeated id. The message names file, rows and reasons.
+    Raises DataError naming file, rows and reasons: an unreadable or empty file, or invalid rows, such as a missing
+    column, a gold answer that is not among the options, or a repeated id.
     """
     parsed = parse_files(str(source), source_files(source), columns or {}, where or {}, first_label=first_label)
     parsed.refuse_bad(allow_bad_rows)
@@ -122,10 +121,8 @@ def parse_files(
                 continue
             try:
                 example = parser.example(values, before + row.number)
-                if example.id in seen:
-                    raise ValueError(
-                        f"the id {shown(example.id)} is already that of {seen[example.id]}; ids are unique"
-                    )
+                if earlier := seen.get(example.id):
+                    raise ValueError(f"the id {shown(example.id)} is already that of {earlier}; ids are unique")
             except ValueError as error:
                 rows.append(BadRow(row.file, row.number, str(error)))
                 continue

@@ -164,10 +164,10 @@ class RowParser:
         if (column := places.texts["answer"]).lower() == "reward_model":
             cells["answer"] = ground_truth(cells["answer"], column)
         texts = {name: cell_text(cell, places.texts.get(name, name)) for name, cell in cells.items()}
-        choices: Any = [values.get(column) for column in places.options]
-        if len(choices) == 1:
-            choices = choices[0]
-        choices = readable_options(choices, places.options[0] if len(places.options) == 1 else "options")
+        if len(places.options) == 1:
+            choices = readable_options(values.get(places.options[0]), places.options[0])
+        else:
+            choices = readable_options([values.get(column) for column in places.options], "options")
         options = option_texts(choices)
         if options:
             self.some_options = True
@@ -240,31 +240,26 @@ def _parts(column: str) -> tuple[str, ...]:
 def _find(known: Sequence[str], columns: Mapping[str, str]) -> _Places:
     """Locate the fields in rows with the columns `known`. Raises ValueError for a missing one."""
     by_name = {column.lower(): column for column in reversed(known)}  # the first of two that differ in case
-    texts, options = dict[str, str](), tuple[str, ...]()
-    chosen: tuple[str, ...]
     chat = "messages" in columns
-    also = {"options": ("options", "choices")} | ({"answer": _CHAT_ANSWERS} if chat else {})
+    also = {"options": ("options", "choices"), "answer": _CHAT_ANSWERS if chat else ("answer",)}
+    found = dict[str, str]()
     for name in FIELDS if chat else FIELDS[:-1]:
-        if (column := columns.get(name)) is not None:
-            chosen = (column,)
-            if name == "options":
-                holder, _, last = column.rpartition(".")  # choices.text and choices.label are read as choices
-                labelled = last == "text" and holder in known and f"{holder}.label" in known
-                chosen = (holder,) if labelled else chosen if column in known else _parts(column)
-            elif column not in known:
-                raise ValueError(f"no column {shown(column)}{nearest(column, known)}; correct it in columns")
-        elif column := next((by_name[alias] for alias in also.get(name, (name,)) if alias in by_name), ""):
-            chosen = (column,)
-        elif name == "options":
-            chosen = lettered_columns(known)
-        elif name in (_REQUIRED[2:] if chat else _REQUIRED):
+        aliases = (by_name[alias] for alias in also.get(name, (name,)) if alias in by_name)
+        column = columns.get(name) or next(aliases, "")
+        if name in columns and column not in known and name != "options":
+            raise ValueError(f"no column {shown(column)}{nearest(column, known)}; correct it in columns")
+        if not column and name in (_REQUIRED[2:] if chat else _REQUIRED):
             raise ValueError(f"no column {name!r}{nearest(name, known)}; name it in columns")
-        else:
-            continue
-        if name == "options":
-            options = chosen
-        else:
-            texts[name] = chosen[0]
+        found[name] = column
+    column = found.pop("options")
+    texts = {name: column for name, column in found.items() if column}
+    holder, _, last = column.rpartition(".")
+    if last == "text" and holder in known and f"{holder}.label" in known:
+        options: tuple[str, ...] = (holder,)  # choices.text and choices.label are read as choices
+    elif column:
+        options = (column,) if column in known else _parts(column)
+    else:
+        options = lettered_columns(known)
     used = {*texts.values(), *options, "meta"}
     named = {name: columns[name] for name in META_FIELDS if name in columns}
     return _Places(texts, options, tuple(column for column in known if column not in used), named, frozenset(used))

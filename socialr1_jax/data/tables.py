@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from socialr1_jax.config.sections import scalar_text
 from socialr1_jax.runtime.files import ROW_SUFFIXES
-from socialr1_jax.runtime.terminal import counted, printable, shown
+from socialr1_jax.runtime.terminal import counted, first_line, printable, shown
 
 _HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+?)(?::(?P<split>[\w.-]+))?")
 PARQUET_BATCH = 8192  # rows decoded at once
@@ -179,10 +179,8 @@ def _csv(path: Path) -> Iterator[tuple[int, Any]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         first = file.readline()
         if "," not in first and (signs := [name for sign, name in _OTHER_SEPARATORS.items() if sign in first]):
-            raise DataError(
-                f"{path}: the first line has {' and '.join(signs)} but no comma; separate the columns by commas (save "
-                "the file again as comma-separated CSV)"
-            )
+            separators = " and ".join(signs)
+            raise DataError(f"{path}: the first line has {separators} but no comma; save it as comma-separated CSV")
         reader, number = csv.reader(chain([first], file), strict=True), 0
         try:
             header = next(reader, [])
@@ -388,16 +386,12 @@ def _hub_files(repo: str, split: str | None) -> list[Path]:
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        folder = Path(
-            huggingface_hub.snapshot_download(
-                repo, repo_type="dataset", allow_patterns=[f"*{end}" for end in ROW_SUFFIXES]
-            )
-        )
+        patterns = [f"*{end}" for end in ROW_SUFFIXES]
+        folder = Path(huggingface_hub.snapshot_download(repo, repo_type="dataset", allow_patterns=patterns))
     except (OSError, ValueError, HfHubHTTPError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(
-            f"{repo}: no such file here, and the hub dataset could not be loaded ({reason}); give a path that exists, "
-            "check the id and the network, or set HF_TOKEN for a gated dataset"
+            f"{repo}: no such file here, and the hub dataset could not be loaded ({first_line(error)}); give a path "
+            "that exists, check the id and the network, or set HF_TOKEN for a gated dataset"
         ) from None
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in ROW_SUFFIXES and p.name not in _DESCRIPTIONS)
     if not files:

@@ -50,9 +50,7 @@ def build_tokenizer(texts: Iterable[str], vocab_size: int, words: Sequence[str] 
     added += [AddedToken(token, special=False, normalized=False) for token in THINK_TOKENS]
     merged_size = vocab_size - len(added)
     if merged_size <= 256:
-        raise ValueError(
-            f"vocab_size {vocab_size} leaves no room: 256 bytes and {len(added)} special tokens come first"
-        )
+        raise ValueError(f"vocab_size {vocab_size} has no room: 256 bytes and {len(added)} special tokens come first")
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
@@ -94,13 +92,10 @@ def build_tokenizer(texts: Iterable[str], vocab_size: int, words: Sequence[str] 
 
 def _around(words: Sequence[str]) -> str:
     """Return a pattern that matches any of the words as a whole word."""
-    longest_first = sorted(words, key=lambda word: (-len(word), word))
-    alone = (
-        ("(?<![A-Za-z])" if word[0].isalpha() else "")
-        + re.escape(word)
-        + ("(?![A-Za-z])" if word[-1].isalpha() else "")
-        for word in longest_first
-    )
+    alone = []
+    for word in sorted(words, key=lambda word: (-len(word), word)):  # the longest first
+        before, after = "(?<![A-Za-z])" * word[0].isalpha(), "(?![A-Za-z])" * word[-1].isalpha()
+        alone.append(before + re.escape(word) + after)
     return "|".join(alone)
 
 

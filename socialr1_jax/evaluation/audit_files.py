@@ -1,13 +1,14 @@
 """Audits of question files, benchmarks and generated stories: reader, console table and plot."""
 
-from __future__ import annotations
-
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from socialr1_jax.config.commands import AuditConfig
 from socialr1_jax.config.evaluation import ASKED
@@ -52,7 +53,8 @@ def print_audits(config: AuditConfig) -> int:
         refuse_foreign_file(Path(config.output), _is_audits, "a file of audits")
     if config.plot:
         refuse_foreign_file(Path(config.plot), _is_plot, "a plot of audits")
-    learned = _learned_rules_work()
+    if not (learned := find_spec("sklearn") is not None):
+        remark("no_story and bag_of_words need scikit-learn and are left out: pip install -e '.[audit]'")
     audits = {}
     for source in dict.fromkeys(config.files):
         try:
@@ -72,15 +74,6 @@ def print_audits(config: AuditConfig) -> int:
     return 0 if audits else 2
 
 
-def _learned_rules_work() -> bool:
-    try:
-        import sklearn  # noqa: F401
-    except ImportError:
-        remark("no_story and bag_of_words need scikit-learn and are left out: pip install -e '.[audit]'")
-        return False
-    return True
-
-
 def read_source(
     source: str, columns: Mapping[str, str], where: Mapping[str, str], first_label: int = 0
 ) -> tuple[list[Example], tuple[str, ...]]:
@@ -96,7 +89,7 @@ def read_source(
         raise DataError("empty source name")
     folder = Path(source)
     if os.path.isdir(source) and folder.resolve().name in ASKED:
-        return _benchmark(folder), ()
+        return list(_benchmark(folder)), ()
     sources = [source]
     if os.path.isdir(source):
         sources = [str(file) for file in sorted(folder.rglob("*")) if file.suffix.lower() in ROW_SUFFIXES]
@@ -115,9 +108,8 @@ def read_source(
     return examples, tuple(remarks)
 
 
-def _benchmark(folder: Path) -> list[Example]:
+def _benchmark(folder: Path) -> Iterator[Example]:
     task = get_task(folder.resolve().name)
-    examples = []
     for request in task.requests(task.load(folder), "social_r1", 0):
         if not task.in_headline(request.meta):
             continue
@@ -125,22 +117,17 @@ def _benchmark(folder: Path) -> list[Example]:
         meta = {"source": task.name, "story_id": request.item}
         if name:
             meta["type"] = f"order_{name}" if task.kind == "order" else name
-        examples.append(replace(card_example(request), meta=meta))
-    return examples
+        yield replace(card_example(request), meta=meta)
 
 
-def remarks_on(audit: Mapping[str, Any]) -> list[str]:
-    """Return caveats about the figures of an audit."""
-    remarks = []
+def remarks_on(audit: Mapping[str, Any]) -> Iterator[str]:
+    """Yield caveats about the figures of an audit."""
     if audit["n"] == 1:
-        remarks.append("only one question: figures have no interval")
+        yield "only one question: figures have no interval"
     if unmentioned := audit["n"] - audit["mentioned"]:
-        remarks.append(
-            f"the story mentions no option in {unmentioned} of {audit['n']} questions; rules of mention guess there"
-        )
+        yield f"the story mentions no option in {unmentioned} of {audit['n']} questions; rules of mention guess there"
     if "constant" not in audit["rules"]:
-        remarks.append("fewer than three stories: rules fitted on other stories are left out")
-    return remarks
+        yield "fewer than three stories: rules fitted on other stories are left out"
 
 
 def table(source: str, audit: Mapping[str, Any]) -> str:
@@ -203,12 +190,9 @@ def plot_audits(audits: Mapping[str, Mapping[str, Any]], file: Path) -> None:
         panels = figure.subplots(down, across, squeeze=False).ravel()
         for axes, (source, audit) in zip(panels, shown, strict=False):
             rules = sorted(audit["rules"].items(), key=lambda item: item[1]["accuracy"])
-            values = [rule["accuracy"] for _, rule in rules]
-            bounds = [rule_interval(rule, audit["n"]) for _, rule in rules]
-            spread = [
-                [max(0.0, value - low) for value, (low, _) in zip(values, bounds, strict=True)],
-                [max(0.0, high - value) for value, (_, high) in zip(values, bounds, strict=True)],
-            ]
+            values = np.array([rule["accuracy"] for _, rule in rules])
+            low, high = np.transpose([rule_interval(rule, audit["n"]) for _, rule in rules])
+            spread = np.maximum([values - low, high - values], 0.0)
             colours = [_STRONG_COLOUR if is_strong(rule, audit["chance"]) else _WEAK_COLOUR for _, rule in rules]
             axes.barh([name for name, _ in rules], values, xerr=spread, color=colours, ecolor="#6b6a65")
             axes.axvline(audit["chance"], color="#333333", linestyle=":")

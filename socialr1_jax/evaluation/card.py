@@ -1,7 +1,5 @@
 """The `social_r1` protocol: prompt of the SocialR1 model cards, letter in <Answer>, plain accuracy."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -30,8 +28,7 @@ def card_request(
 def graded_by(read: Callable[[Request, ProtocolName, str], str | Grade]) -> Callable[..., Grade]:
     """Return the `Task.grade` of a benchmark: `card_grade` for `social_r1`, else based on `read`.
 
-    Args:
-        read: (request, protocol, reply) -> a grade, or an answer that is right if it equals the gold answer.
+    `read` returns a grade, or an answer that is right if it equals the gold answer.
     """
 
     def grade(request: Request, protocol: ProtocolName, reply: str) -> Grade:

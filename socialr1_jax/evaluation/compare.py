@@ -1,7 +1,5 @@
 """Comparison of two runs on the same questions: paired difference, interval, p, and the questions that changed."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,7 +10,7 @@ from socialr1_jax.config.commands import CompareConfig
 from socialr1_jax.config.evaluation import PROTOCOLS
 from socialr1_jax.config.sections import flat_settings
 from socialr1_jax.evaluation.graded_replies import GradedReply, graded_replies
-from socialr1_jax.evaluation.metrics import mean_metric
+from socialr1_jax.evaluation.metrics import grouped, mean_metric
 from socialr1_jax.questions.accuracy import baseline_figures
 from socialr1_jax.questions.intervals import around, share_interval, sign_flip_p
 from socialr1_jax.runtime.files import read_json, write_json
@@ -23,19 +21,8 @@ TEST = "sign flips of clusters, two-sided (McNemar's exact test where items are 
 _SHOWN = 10  # changed questions printed on the console
 _KEYS = {"a", "b", "test", "comparisons"}
 _SETTINGS = (  # settings of evaluate.py that affect prompts, replies or their parsing
-    "answer_mode",
-    "prompt",
-    "system",
-    "num_samples",
-    "temperature",
-    "top_k",
-    "top_p",
-    "repetition_penalty",
-    "thinking",
-    "thinking_tokens",
-    "max_new_tokens",
-    "dtype",
-    "options",
+    *("answer_mode", "prompt", "system", "num_samples", "temperature", "top_k", "top_p", "repetition_penalty"),
+    *("thinking", "thinking_tokens", "max_new_tokens", "dtype", "options"),
 )
 _OF_SOTOPIA = ("rules", "partner", "judge")
 
@@ -60,12 +47,9 @@ def compare(a: str, b: str) -> dict[str, Any]:
             their files: samples_<task>.jsonl, rollouts.jsonl, the output of score_responses.py.
 
     Returns:
-        a, b: the arguments. test: description of the test behind p. comparisons: {part: figures}. settings: {name: [of
-        a, of b]}, the settings that differ between two outputs of evaluate.py and affect replies or their parsing:
-        those of the command, `wording.<task>`, `decoding.<task>.<protocol>.<name>`, `sotopia.rules`, `.partner` and
-        `.judge`, and the `commit` of this package.
-
-        A part is a task with its protocol, or a set of a run's evaluations. Its figures:
+        a, b: the arguments. test: description of the test behind p. settings: {name: [of a, of b]}, settings of
+        evaluate.py that affect replies or their parsing and differ. comparisons: figures of each part, which is a task
+        with its protocol or a set of a run's evaluations:
         - `accuracy` (`mean_grade` for official rules, whose headline may be another figure): `difference_figures` of
           the items; `pair_accuracy`: the same for groups of twins
         - `items`: graded in both; `only_a`, `only_b`: missing in the other run; `ungraded`: without a grade in one run
@@ -73,10 +57,8 @@ def compare(a: str, b: str) -> dict[str, Any]:
         - `chance`, `best_rule`, `best_rule_accuracy`: if the questions have options
         - `better`, `worse`: number of items whose mean grade rose or fell
         - `wrong_to_right`, `right_to_wrong`: number of items whose mean grade crossed one half; `changed`: these items
-          with answers and gold
 
-    Raises:
-        ValueError: the runs cannot be compared; the message names the file and what to pass instead.
+    Raises ValueError naming the file and what to pass instead.
     """
     of_a, of_b = _parts(a), _parts(b)
     common = [name for name in of_a if name in of_b]
@@ -166,12 +148,10 @@ def _compared(
             [item.reply.cluster for item, _ in pairs],
         ),
     }
-    if twins := _twins(pairs):
-        result["pair_accuracy"] = difference_figures(
-            [math.prod(item.value for item, _ in group) for group in twins.values()],
-            [math.prod(item.value for _, item in group) for group in twins.values()],
-            list(twins),
-        )
+    by_twin = grouped(pairs, lambda pair: pair[0].reply.twin)
+    if twins := {name: group for name, group in by_twin.items() if name and len(group) > 1}:
+        of_a, of_b = ([math.prod(pair[side].value for pair in group) for group in twins.values()] for side in (0, 1))
+        result["pair_accuracy"] = difference_figures(of_a, of_b, list(twins))
     examples = [item.reply.example for item, _ in pairs if item.reply.example]
     if len(examples) == len(pairs):
         figures = baseline_figures(examples)
@@ -196,14 +176,6 @@ def _compared(
         for before, after in changed
     ]
     return result
-
-
-def _twins(pairs: Sequence[tuple[ComparedItem, ComparedItem]]) -> dict[str, list[tuple[ComparedItem, ComparedItem]]]:
-    groups: dict[str, list[tuple[ComparedItem, ComparedItem]]] = {}
-    for pair in pairs:
-        if twin := pair[0].reply.twin:
-            groups.setdefault(twin, []).append(pair)
-    return {name: group for name, group in groups.items() if len(group) > 1}
 
 
 def _other_settings(a: str, b: str) -> dict[str, list[Any]]:
@@ -240,9 +212,7 @@ def _parts(source: str) -> dict[str, dict[str, ComparedItem]]:
         replies.setdefault(reply.part, {}).setdefault(reply.key, {})[reply.sample] = reply
     if not replies:
         raise ValueError(f"{source}: no graded replies; give a finished run")
-    return {
-        part: {key: _item(list(of_key.values())) for key, of_key in items.items()} for part, items in replies.items()
-    }
+    return {part: {key: _item(list(each.values())) for key, each in items.items()} for part, items in replies.items()}
 
 
 def _item(replies: Sequence[GradedReply]) -> ComparedItem:

@@ -3,8 +3,6 @@
 sentence-transformers is optional: without it these figures are left out, with a note in the results.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from importlib.util import find_spec
 
@@ -27,9 +25,7 @@ def load_embedder(model: str = FANTOM_MODEL) -> Embedder:
     Raises BenchmarkError if the package is not installed or the weights cannot be loaded.
     """
     if not installed():
-        raise BenchmarkError(
-            f"figures by {model} need sentence-transformers, which is not installed: pip install sentence-transformers"
-        )
+        raise BenchmarkError(f"{model} needs sentence-transformers: pip install sentence-transformers")
     from sentence_transformers import SentenceTransformer
 
     try:

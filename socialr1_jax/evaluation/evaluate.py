@@ -1,7 +1,5 @@
 """Evaluation of a model: runs the tasks one after another and prints the tables."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,13 +10,7 @@ from rich.table import Table
 from socialr1_jax.config.evaluation import PROTOCOLS, TASKS, EvaluateConfig, is_question_source, task_name
 from socialr1_jax.evaluation.question_file import open_questions_task
 from socialr1_jax.evaluation.respondents import make_respondent
-from socialr1_jax.evaluation.results import (
-    N_NOTE,
-    checkpoint_text,
-    figure_table,
-    headline_table,
-    write_results,
-)
+from socialr1_jax.evaluation.results import N_NOTE, checkpoint_text, figure_table, headline_table, write_results
 from socialr1_jax.evaluation.results import Table as Rows
 from socialr1_jax.evaluation.rows import ReplyFile
 from socialr1_jax.evaluation.runner import (
@@ -63,8 +55,7 @@ def _evaluate(config: EvaluateConfig) -> Path:
         if is_question_source(name):
             loaded.append(open_questions_task(name, config))
         elif name != sotopia.NAME:
-            task = get_task(name)
-            loaded.append((task, load_data(task, Path(config.data_dir))))
+            loaded.append((task := get_task(name), load_data(task, Path(config.data_dir))))
     _refuse_protocols(config, [task for task, _ in loaded])
     episodes = sotopia.load_benchmark(Path(config.data_dir), config.sotopia_rules) if config.plays else None
     results: list[TaskResult] = []

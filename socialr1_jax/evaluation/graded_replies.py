@@ -1,7 +1,5 @@
 """Reader of graded replies from the files of evaluations, runs and scored responses."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json
@@ -83,10 +81,8 @@ def _of_file(file: Path, step: int | None) -> Iterator[GradedReply]:
                 if step in (None, row["step"]):
                     evaluations.setdefault(row["step"], []).append(_of_response(row))
         except (LookupError, TypeError, ValueError, AttributeError) as error:
-            raise ValueError(
-                f"{file} line {number}: neither a sample of evaluate.py nor a scored response "
-                f"({printable(repr(error), 200)})"
-            ) from None
+            kinds = "neither a sample of evaluate.py nor a scored response"
+            raise ValueError(f"{file} line {number}: {kinds} ({printable(repr(error), 200)})") from None
     if not evaluations and (trained or step is not None):
         which = "no evaluation" if step is None else f"no evaluation at step {step}"
         raise ValueError(f"{file} has {which}: see evaluation.every, or compare two outputs of evaluate.py")

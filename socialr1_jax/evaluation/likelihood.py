@@ -1,7 +1,5 @@
 """Log-probs of continuations of plain prompts, for multiple choice by likelihood."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from itertools import chain, count
 

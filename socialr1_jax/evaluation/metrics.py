@@ -1,13 +1,13 @@
 """Grades of replies, and figures computed from them."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 from socialr1_jax.evaluation.request import Request
+
+T = TypeVar("T")
 
 
 class Grade(NamedTuple):
@@ -52,15 +52,20 @@ def mean_metric(values: Sequence[float], clusters: Sequence[str] | None = None) 
     return Metric(mean, math.sqrt(spread * n / (n - 1)) / count, n)
 
 
+def item_mean(graded: Sequence[Graded], values: Sequence[float]) -> Metric:
+    """Return the mean of a value for each row, with its standard error over items."""
+    return mean_metric(values, [row.request.item for row in graded])
+
+
 def accuracy(graded: Sequence[Graded]) -> Metric:
     """Return the mean grade with its standard error over items."""
-    return mean_metric([row.grade.value for row in graded], [row.request.item for row in graded])
+    return item_mean(graded, [row.grade.value for row in graded])
 
 
-def grouped(graded: Sequence[Graded], key: Callable[[Graded], Any]) -> dict[Any, list[Graded]]:
-    """Group the graded requests by a key, in order of its first occurrence."""
-    groups: dict[Any, list[Graded]] = {}
-    for row in graded:
+def grouped(rows: Iterable[T], key: Callable[[T], Any]) -> dict[Any, list[T]]:
+    """Group the rows by a key, in order of its first occurrence."""
+    groups: dict[Any, list[T]] = {}
+    for row in rows:
         groups.setdefault(key(row), []).append(row)
     return groups
 
@@ -73,6 +78,10 @@ def by_group(graded: Sequence[Graded], key: str) -> dict[str, list[Graded]]:
 def accuracies(graded: Sequence[Graded], key: str, prefix: str = "") -> dict[str, Metric]:
     """Return the accuracy of each group of `by_group`, keyed `<prefix><group>`."""
     return {f"{prefix}{name}": accuracy(rows) for name, rows in by_group(graded, key).items()}
+
+
+def prefixed(prefix: str, figures: Mapping[str, Metric]) -> dict[str, Metric]:
+    return {f"{prefix}{name}": metric for name, metric in figures.items()}
 
 
 def majority(graded: Sequence[Graded]) -> Graded:

@@ -1,7 +1,5 @@
 """User question files as a task: training's prompt, accuracy overall, of twins and by column, with baselines."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,22 +28,23 @@ _MOST_VALUES = 100  # per column; one with more values is an identifier, not a g
 def open_questions_task(source: str, config: EvaluateConfig) -> tuple[Task, Data]:
     """Read a question file, or generated stories, as a task with its data.
 
-    Args:
-        source: a file, or `stories:[heldout:]COUNT[:SEED]`.
-        config: `columns`, `where` and `first_label` are those of `read_examples`, `prompt` and `system` those of
-            `PromptWriter`. `allow_bad_rows` drops unusable rows and counts them in a remark of the data. `by` names the
-            columns to group accuracy by (default: `type`, if present).
+    The source is a file, or `stories:[heldout:]COUNT[:SEED]`. `config.allow_bad_rows` drops unusable rows and counts
+    them in a remark of the data; `by` names the columns to group accuracy by (default: `type`, if present).
 
-    Raises:
-        DataError: the file cannot be read, or has unusable rows.
-        BenchmarkError: a column of `by` is missing or has more than 100 values.
-        ValueError: the prompt template cannot be read or fails.
+    Raises DataError for a file that cannot be read or has unusable rows, BenchmarkError for a column of `by` that is
+    missing or has more than 100 values, and ValueError for a bad prompt template.
     """
-    generated, notes = source.startswith("stories:"), tuple[str, ...]()
-    if generated:
+    files, notes = dict[str, str](), list[str]()
+    if source.startswith("stories:"):
         examples = list(open_questions([source]))
     else:
-        examples, notes = _read(source, config)
+        table = source_files(source), config.columns, config.where
+        parsed = parse_files(source, *table, first_label=config.first_label, paths=config.by_columns)
+        parsed.refuse_bad(config.allow_bad_rows)
+        examples, files = parsed.examples, {Path(source).name: sha256(Path(source))}
+        if bad := parsed.bad:
+            rows = counted(parsed.total, "row")
+            notes.append(f"left out {len(bad):,} of {rows} that cannot be used: {summary(bad)}")
     if config.prompt or config.system:
         examples = list(map(PromptWriter(config.prompt, config.system), examples))
     by = config.by_columns
@@ -60,31 +59,12 @@ def open_questions_task(source: str, config: EvaluateConfig) -> tuple[Task, Data
                 f"by: column {column!r} of {source} has {len(values)} values, more than {_MOST_VALUES}; choose another"
             )
     items = [{"example": example, "by": group} for example, group in zip(examples, groups, strict=True)]
-    files = {} if generated else {Path(source).name: sha256(Path(source))}
     task = questions_task(task_name(source), {example.id: example for example in examples})
     return task, Data(items=items, files=files, remarks=tuple(map(Remark, notes)))
 
 
-def _read(source: str, config: EvaluateConfig) -> tuple[list[Example], tuple[str, ...]]:
-    """Return the questions of a file and a remark on dropped rows."""
-    files = source_files(source)
-    parsed = parse_files(
-        source, files, config.columns, config.where, first_label=config.first_label, paths=config.by_columns
-    )
-    parsed.refuse_bad(config.allow_bad_rows)
-    if not (bad := parsed.bad):
-        return parsed.examples, ()
-    return parsed.examples, (
-        f"left out {len(bad):,} of {counted(parsed.total, 'row')} that cannot be used: {summary(bad)}",
-    )
-
-
-def questions_task(name: str, examples: Mapping[str, Example] | None = None) -> Task:
+def questions_task(name: str, examples: Mapping[str, Example] = {}) -> Task:
     """Return the task of a question file; `examples` by id are needed for baselines, not for rescoring samples."""
-
-    def asked(requests: Sequence[Request]) -> list[Example]:
-        return [examples[request.id] for request in requests] if examples else []
-
     return Task(
         name=name,
         title=name,
@@ -95,7 +75,7 @@ def questions_task(name: str, examples: Mapping[str, Example] | None = None) -> 
         requests=lambda data, protocol, seed: [_request(item["example"], item["by"]) for item in data.items],
         grade=lambda request, protocol, reply: card_grade(request, reply),
         metrics=_metrics,
-        examples=asked,
+        examples=lambda requests: [examples[request.id] for request in requests if examples],
     )
 
 
@@ -128,10 +108,10 @@ def _metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metr
     twins = grouped([row for row in graded if row.request.meta["twin_id"]], lambda row: row.request.meta["twin_id"])
     if whole := [rows for rows in twins.values() if len(rows) > 1]:
         figures["pair_accuracy"] = all_right(whole)
-    groups: dict[tuple[str, str], list[Graded]] = {}
+    columns: dict[str, dict[str, list[Graded]]] = {}
     for row in graded:
-        for group in row.request.meta["by"].items():
-            groups.setdefault(group, []).append(row)
-    columns = list(dict.fromkeys(column for column, _ in groups))
-    ordered = sorted(groups, key=lambda group: (columns.index(group[0]), group[1]))
-    return figures | {f"accuracy/{column}={value}": accuracy(groups[column, value]) for column, value in ordered}
+        for column, value in row.request.meta["by"].items():
+            columns.setdefault(column, {}).setdefault(value, []).append(row)
+    for column, values in columns.items():
+        figures |= {f"accuracy/{column}={value}": accuracy(rows) for value, rows in sorted(values.items())}
+    return figures

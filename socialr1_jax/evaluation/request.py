@@ -1,7 +1,5 @@
 """Prompts of benchmarks, and the authors' texts they are built from."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field

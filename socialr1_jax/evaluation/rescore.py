@@ -1,7 +1,5 @@
 """Rescoring of samples written by evaluate.py."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

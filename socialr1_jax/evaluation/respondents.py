@@ -274,19 +274,10 @@ def decoding_of(config: EvaluateConfig) -> Decoding:
 def read_model(
     name: str, step: str, dtype: str, ignore_fields: Collection[str] = (), mesh: Mesh | None = None
 ) -> tuple[Qwen3, Path | None]:
-    """Load a Hugging Face folder or hub id, or a run's checkpoint.
+    """Load a Hugging Face folder or hub id, or a run's checkpoint `step` (latest, best or a number).
 
-    Args:
-        name: a model folder, a hub id, or the folder of a run.
-        step: checkpoint of a run: latest, best or a step number.
-        dtype: dtype of a Hugging Face model's weights; a checkpoint's weights are float32.
-        ignore_fields: see `load_hf`.
-        mesh: mesh to shard the weights over; None places them on the first device.
-
-    Returns:
-        The model, and the checkpoint's folder if it is a run's.
-
-    Raises the errors of `load_hf` and `load_policy`.
+    Returns the model, and the checkpoint's folder if it is a run's. A checkpoint's weights are float32 whatever the
+    `dtype`. Without a mesh all weights are on the first device. Raises the errors of `load_hf` and `load_policy`.
     """
     from socialr1_jax.run.weights import find_checkpoint, is_run, load_policy
     from socialr1_jax.weights.hf import load_hf

@@ -1,7 +1,5 @@
 """Writer of results.json, and of the tables in Markdown and HTML beside published figures."""
 
-from __future__ import annotations
-
 import html
 import math
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Append-only files of JSON lines, one per finished result, that survive a kill."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

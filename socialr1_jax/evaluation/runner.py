@@ -1,7 +1,5 @@
 """Runner of benchmarks: asks the prompts, caches and grades the replies, computes figures and writes samples."""
 
-from __future__ import annotations
-
 import json
 import math
 import time
@@ -15,7 +13,7 @@ from socialr1_jax.chat.answers import Reply
 from socialr1_jax.config.evaluation import EvaluateConfig, ProtocolName, samples_name
 from socialr1_jax.evaluation.card import card_example
 from socialr1_jax.evaluation.embeddings import installed, load_embedder
-from socialr1_jax.evaluation.metrics import Grade, Metric
+from socialr1_jax.evaluation.metrics import Grade, Metric, prefixed
 from socialr1_jax.evaluation.request import Request
 from socialr1_jax.evaluation.respondents import Asked, Endpoint, Respondent, decoding_of
 from socialr1_jax.evaluation.rows import ReplyFile
@@ -156,10 +154,7 @@ def run_task(
             scored += [(protocol, ScoredReply(*answer, "", Grade("", math.nan))) for answer in answers]
             continue
         graded = [score(task, protocol, *answer) for answer in answers]
-        metrics |= {
-            f"{protocol}/{key}": metric
-            for key, metric in figures(task, protocol, graded, embedder(task, protocol)).items()
-        }
+        metrics |= prefixed(f"{protocol}/", figures(task, protocol, graded, embedder(task, protocol)))
         status[protocol] = status_rates(graded)
         scored += [(protocol, one) for one in graded]
     if config.log_samples or config.predict_only:
@@ -247,8 +242,8 @@ def ask(
     requests = [(protocol, request) for protocol, each in asked.items() for request in each]
     first = [prompt(protocol, request, request.id, range(config.num_samples)) for protocol, request in requests]
     answers = [(*requests[i], sample, reply) for i, sample, reply in _replies(first, respondent, replies, said)]
-    following: dict[int, Request] = {}  # by index in `answers`
-    for place, (protocol, request, _, reply) in enumerate(answers):
+    following: dict[int, tuple[ProtocolName, Request, int]] = {}  # by index in `answers`
+    for place, (protocol, request, sample, reply) in enumerate(answers):
         if not request.follow_up:
             continue
         text = None if reply.finish_reason in FAILED else said_in(reply)
@@ -256,19 +251,15 @@ def ask(
             said(reply.finish_reason)
         else:
             assert task.follow_up
-            following[place] = task.follow_up(request, protocol, text)
-    second = []
-    for place, request in following.items():
-        protocol, _, sample, _ = answers[place]
-        second.append(prompt(protocol, request, f"{request.id}/{sample}", (0,)))
+            following[place] = (protocol, task.follow_up(request, protocol, text), sample)
+    second = [prompt(name, request, f"{request.id}/{sample}", (0,)) for name, request, sample in following.values()]
     second_replies = _replies(second, respondent, replies, said) if second else []
-    for (place, request), (_, _, reply) in zip(following.items(), second_replies, strict=True):
-        protocol, _, sample, _ = answers[place]
-        answers[place] = (protocol, request, sample, reply)
-    by_protocol: dict[ProtocolName, list[tuple[Request, int, Reply]]] = {protocol: [] for protocol in asked}
-    for protocol, request, sample, reply in answers:
-        by_protocol[protocol].append((request, sample, reply))
-    return by_protocol
+    for (place, question), (*_, reply) in zip(following.items(), second_replies, strict=True):
+        answers[place] = (*question, reply)
+    return {
+        protocol: [(request, sample, reply) for name, request, sample, reply in answers if name == protocol]
+        for protocol in asked
+    }
 
 
 def _replies(

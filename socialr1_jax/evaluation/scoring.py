@@ -1,7 +1,5 @@
 """Scoring: a status and a grade for every reply, and figures over one or several samples."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -82,11 +80,9 @@ def figures(
         kinder = {f"ours/reader/{name}": metric for name, metric in by_name.items() if "/" not in name}
     failed = {row.request.item for row in scored if row.status in FAILED}
     scored = [row for row in scored if row.request.item not in failed]
-    by_sample: dict[int, list[Graded]] = {}
-    for row in scored:
-        by_sample.setdefault(row.sample, []).append(Graded(row.request, row.grade))
     each = []
-    for _, of_sample in sorted(by_sample.items()):
+    for number in sorted({row.sample for row in scored}):
+        of_sample = [Graded(row.request, row.grade) for row in scored if row.sample == number]
         further: dict[str, Metric] = {}
         if embedder and task.embedded:
             of_sample, further = task.embedded(of_sample, embedder)
@@ -108,10 +104,7 @@ def baselines(task: Task, requests: Sequence[Request], examples: Sequence[Exampl
     """Return chance and the best rule for each figure of the `social_r1` protocol; {} if a question has no options.
 
     A rule's grade on a question is its probability of being right, and the task computes figures from these grades as
-    from a model's. The rules are the untrained ones of `audit_examples`.
-
-    Args:
-        examples: the question of each request.
+    from a model's. The rules are the untrained ones of `audit_examples`; `examples` are the requests' questions.
     """
     if not examples or not all(example.options for example in examples):
         return {}

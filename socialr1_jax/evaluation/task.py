@@ -3,8 +3,6 @@
 Each benchmark's file defines a `Task`. This module is independent of models and does not import JAX.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

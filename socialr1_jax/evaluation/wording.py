@@ -4,14 +4,12 @@ This package contains none of their texts: scripts/benchmark_prompts.py extracts
 places listed in `wording_sources.py`. Fields are written `{name}`; `{{` and `}}` are literal braces.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import Field, field_validator
 
@@ -24,7 +22,6 @@ from socialr1_jax.runtime.files import read_json, sha256, write_json
 from socialr1_jax.runtime.ownership import refuse_foreign_file
 from socialr1_jax.runtime.terminal import print_result, printable, remark
 
-Worded = TypeVar("Worded", bound=Data)
 FILE = "prompts.json"
 OWN_WORDING = "own wording"
 _SHOWN = 8  # digits of a hash in tables
@@ -81,7 +78,7 @@ def _is_unedited(file: Path) -> bool:
     return content["benchmark"] in SOURCES and content["sha256"] == texts_sha256(content["texts"])
 
 
-def with_wording(name: str, folder: Path, data: Worded) -> Worded:
+def with_wording(name: str, folder: Path, data: Data) -> Data:
     """Add the texts of a benchmark's prompts.json to its data, if the file exists.
 
     Raises BenchmarkError naming the file and its fault.

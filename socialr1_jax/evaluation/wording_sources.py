@@ -3,15 +3,13 @@
 The files are parsed as Python or YAML, or matched as text; none of the authors' code is imported or run.
 """
 
-from __future__ import annotations
-
 import ast
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Formatter
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import yaml
 
@@ -50,10 +48,10 @@ class TextSource:
     version: str
     known: str
     places: Sequence[AuthorsConstant]
-    other: TextSource | None = None
+    other: Self | None = None
 
     @property
-    def versions(self) -> tuple[TextSource, ...]:
+    def versions(self) -> tuple[Self, ...]:
         """Return this version and the other supported ones."""
         return (self, *(self.other.versions if self.other else ()))
 
@@ -62,11 +60,11 @@ class TextSource:
         pairs = ((text, fields) for place in self.places for text, fields in place.texts.items())
         return {text: fields for text, fields in pairs if not text.startswith("_")}
 
-    def of_texts(self, texts: Mapping[str, str]) -> TextSource:
+    def of_texts(self, texts: Mapping[str, str]) -> Self:
         """Return the version that shares the most names with these texts."""
         return max(self.versions, key=lambda version: len(version.fields.keys() & texts.keys()))
 
-    def read(self, checkout: Path) -> tuple[dict[str, str], dict[str, str], TextSource]:
+    def read(self, checkout: Path) -> tuple[dict[str, str], dict[str, str], Self]:
         """Return the texts by name, the SHA-256 of each file they are from, and the version.
 
         Raises BenchmarkError naming the first file or text missing for the best matching version.
@@ -76,7 +74,7 @@ class TextSource:
             raise BenchmarkError(f"{errors[0]}; give a checkout of {version.version}")
         return texts, files, version
 
-    def _read(self, checkout: Path) -> tuple[dict[str, str], dict[str, str], list[str], TextSource]:
+    def _read(self, checkout: Path) -> tuple[dict[str, str], dict[str, str], list[str], Self]:
         texts: dict[str, str] = {}
         files: dict[str, str] = {}
         errors: list[str] = []
@@ -213,18 +211,13 @@ def _template(parts: _Parts, fields: _Fields) -> str:
 
 
 def _formatted(text: str, fields: _Fields) -> str:
-    pieces = []
-    used = []
-    for literal, field, spec, conversion in Formatter().parse(text):
-        pieces.append(_escaped(literal))
-        if field is not None:
-            if spec or conversion or field not in fields:
-                raise ValueError(f"has the field {field!r}, which is not one of {', '.join(fields)}")
-            pieces.append(f"{{{field}}}")
-            used.append(field)
-    if missing := [field for field in fields if field not in used]:
+    pieces = list(Formatter().parse(text))  # (literal text, field or None, format, conversion)
+    for _, field, form, conversion in pieces:
+        if field is not None and (form or conversion or field not in fields):
+            raise ValueError(f"has the field {field!r}, which is not one of {', '.join(fields)}")
+    if missing := [field for field in fields if all(field != piece[1] for piece in pieces)]:
         raise ValueError(f"has no field {missing[0]!r}")
-    return "".join(pieces)
+    return "".join(_escaped(text) if name is None else f"{_escaped(text)}{{{name}}}" for text, name, *_ in pieces)
 
 
 def _escaped(text: str) -> str:

@@ -147,7 +147,7 @@ def _tokenizer(config: DoctorConfig) -> Findings:
     folder = cached_folder(path) if path else None
     if folder is None or not folder.is_dir():
         raise NotChecked(f"{path} is not on this machine" if path else "it is built from the questions, or not given")
-    from socialr1_jax.data.chat_template import read_template
+    from socialr1_jax.data.chat_template import thoughts_in_prompt
     from socialr1_jax.plan.shapes import shape_of
     from socialr1_jax.sampling.text import stop_token_ids
     from socialr1_jax.weights.tokenizer_files import count_tokens, load_tokenizer
@@ -157,8 +157,8 @@ def _tokenizer(config: DoctorConfig) -> Findings:
     if not config.model.random:  # a random model is built with a matching vocabulary
         count_tokens(folder, shape.vocab_size)
     turns = [{"role": "user", "content": "Where will Ann look?"}, {"role": "assistant", "content": "Ann."}]
-    template = read_template(tokenizer)
-    if template.kind == "closes":
+    thoughts = thoughts_in_prompt(tokenizer)
+    if thoughts == "closes":
         yield "problem", "the prompt closes empty thoughts: no response is well formed", "use another chat template"
     if any(len(tokenizer.encode(tag, add_special_tokens=False)) != 1 for tag in ("<think>", "</think>")):
         yield "warning", "<think> is not one token, so the model has to learn to spell it", "use a Qwen3 tokenizer"
@@ -168,7 +168,7 @@ def _tokenizer(config: DoctorConfig) -> Findings:
     if not set(ids) & set(stops):
         found = f"a turn ends with {end.strip()!r}, but the stop tokens are {tokenizer.convert_ids_to_tokens(stops)}"
         yield "problem", found, f"name the token in {folder}/generation_config.json: eos_token_id {ids}"
-    yield "ok", f"{type(tokenizer).__name__} of {len(tokenizer):,} tokens, prompt {template.kind} thoughts", ""
+    yield "ok", f"{type(tokenizer).__name__} of {len(tokenizer):,} tokens, prompt {thoughts} thoughts", ""
 
 
 def _data(config: DoctorConfig) -> Findings:

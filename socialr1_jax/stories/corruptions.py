@@ -14,8 +14,7 @@ The first two are consistent traces of another story, so only the story distingu
 verified with the simulator, which plays the script in each story's `meta`.
 
 To prevent a length bias, a coin decides which side is longer. Each text has a full form (all options weighed) and a
-brief one (only the right option), used equally often on both sides: a loop is offset by a brief form, a missing stage
-by a full one. The balance needs both of these kinds.
+brief one (only the right option): a loop is offset by a brief form, a missing stage by a full one. So both are needed.
 """
 
 import math
@@ -61,7 +60,8 @@ def corruption_pairs(
             raise ValueError(f"kinds has {kind!r}; use some of {', '.join(KINDS)}")
     tellings = [telling_of(example) for example in examples]
     telling_by_id = {example.id: telling for example, telling in zip(examples, tellings, strict=True)}
-    seen_words = _SeenWords(tellings)
+    people = sorted({person for telling in tellings for person in telling.script.people})
+    seen = set().union(*(_combinations(telling.script) for telling in tellings))
     pairs = []
     for example, telling in zip(examples, tellings, strict=True):
         twin = telling_by_id.get(example.meta.get("twin_of", ""))
@@ -72,18 +72,15 @@ def corruption_pairs(
                 case "wrong_perceiver":
                     candidates = _in_both_forms(telling, _misperceived(telling, twin, rng))
                 case "ungrounded_claim":
-                    candidates = _in_both_forms(telling, _exchanged(telling, seen_words, rng))
+                    candidates = _in_both_forms(telling, _exchanged(telling, people, seen, rng))
                 case "skipped_stage":
                     candidates = _skipped(telling, rejected_longer, rng)
                 case "loop":
                     candidates = _looped(telling, rejected_longer)
-                case "option_first":
+                case _:  # option_first
                     candidates = _option_first(telling)
-                case _:
-                    raise AssertionError(kind)
-            chosen_texts = _length_matched(
-                [texts for texts in candidates if texts[0] != texts[1]], rejected_longer, rng
-            )
+            different = [texts for texts in candidates if texts[0] != texts[1]]
+            chosen_texts = _length_matched(different, rejected_longer, rng)
             if chosen_texts is None:
                 continue
             pairs.append(_pair(example, kind, "", chosen_texts))
@@ -172,10 +169,7 @@ def telling_of(example: Example) -> Telling:
                 return telling
     except (ValueError, KeyError, IndexError, StopIteration):
         pass
-    raise ValueError(
-        f"example {example.id}: its story and thoughts are not those of generate_stories; corruptions are made from "
-        "generated stories alone"
-    )
+    raise ValueError(f"example {example.id}: its story and thoughts are not those of generate_stories")
 
 
 def egocentric(example: Example) -> Example:
@@ -200,8 +194,8 @@ def egocentric(example: Example) -> Example:
 # ------------------------------------------------------------------------------------------ false statements: two kinds
 
 
-def _in_both_forms(telling: Telling, others: Iterator[Telling]) -> list[Texts]:
-    return [texts for other in islice(others, _TRIED) for texts in zip(telling.forms, other.forms, strict=True)]
+def _in_both_forms(telling: Telling, others: Iterator[Telling]) -> Iterator[Texts]:
+    return (texts for other in islice(others, _TRIED) for texts in zip(telling.forms, other.forms, strict=True))
 
 
 def _misperceived(telling: Telling, twin: Telling | None, rng: random.Random) -> Iterator[Telling]:
@@ -221,38 +215,24 @@ def _perceived(telling: Telling) -> list[object]:
     return [*witnesses, belief, telling.question.gold]
 
 
-class _SeenWords:
-    """The things that occur with each plot and with each person in the stories.
-
-    An exchange that makes a new combination would give the rejected text away without the story.
-    """
-
-    def __init__(self, tellings: Collection[Telling]) -> None:
-        self.things = {
-            (telling.script.plot, event.thing) for telling in tellings for event in telling.script.events if event.thing
-        }
-        self.person_things = {pair for telling in tellings for pair in self._person_things(telling.script)}
-        self.people = sorted({person for telling in tellings for person in telling.script.people})
-
-    def fits(self, script: Script) -> bool:
-        things = {(script.plot, event.thing) for event in script.events if event.thing}
-        return things <= self.things and self._person_things(script) <= self.person_things
-
-    @staticmethod
-    def _person_things(script: Script) -> set[tuple[str, str]]:
-        things = {event.thing for event in script.events if event.thing}
-        return set(product(script.people, things))
+def _combinations(script: Script) -> set[tuple[str, str]]:
+    """Return each thing of the story with its plot, and with each of its people."""
+    things = {event.thing for event in script.events if event.thing}
+    return set(product((script.plot, *script.people), things))
 
 
-def _exchanged(telling: Telling, seen_words: _SeenWords, rng: random.Random) -> Iterator[Telling]:
+def _exchanged(
+    telling: Telling, people: Sequence[str], seen: Collection[tuple[str, str]], rng: random.Random
+) -> Iterator[Telling]:
     """Yield the tellings with two words of one kind exchanged, at least one of them from the story, in random order.
 
-    The options must name both words or neither; otherwise they would give the exchange away.
+    The options must name both words or neither, and all `_combinations` must occur in the stories; otherwise the
+    exchange would show without the story.
     """
     script = telling.script
     words_of_story = " ".join((*script.people, *(f"{e.thing} {e.place}" for e in script.events)))
     named, offered = set(words_of_story.split()), set(re.findall(r"\w+", " ".join(telling.options)))
-    pairs = [pair for words in (CONTAINERS, OBJECTS, seen_words.people) for pair in combinations(words, 2)]
+    pairs = [pair for words in (CONTAINERS, OBJECTS, people) for pair in combinations(words, 2)]
     pairs = [pair for pair in pairs if not named.isdisjoint(pair) and (pair[0] in offered) == (pair[1] in offered)]
     rng.shuffle(pairs)
     for pair in pairs:
@@ -261,7 +241,7 @@ def _exchanged(telling: Telling, seen_words: _SeenWords, rng: random.Random) -> 
             other = replace(script, events=_renamed(script.events, swap))
         else:
             other = _renamed(script, swap)
-        exchanged = telling.with_script(other) if seen_words.fits(other) else None
+        exchanged = telling.with_script(other) if _combinations(other).issubset(seen) else None
         # The same events in another order are no false statement.
         if exchanged is not None and set(other.events) != set(script.events):
             yield exchanged
@@ -299,6 +279,7 @@ _EMPTY = (
     ("Each of the options is looked at.", "One of them is best.", "That one is chosen, and no other."),
 )
 _REPEATS = (3, 4, 5)  # repetitions of a sentence; two alternating sentences are repeated half as often
+_CONCLUSION = " So the answer"
 
 
 def _bodies(trace: str) -> list[str]:
@@ -317,22 +298,19 @@ def _brief(trace: str, letter: str) -> str:
     return _written([*before, f"{next(w for w in weighed if w.startswith(f'{letter}. '))} {conclusion}"])
 
 
-def _skipped(telling: Telling, rejected_longer: bool, rng: random.Random) -> list[Texts]:
+def _skipped(telling: Telling, rejected_longer: bool, rng: random.Random) -> Iterator[Texts]:
     full, brief = telling.forms
-    candidates = []
     # Without a stage the rejected text is longer only if it is made from the full form and the chosen one is brief.
     for chosen, base in [(brief, full)] if rejected_longer else [(full, full), (brief, brief)]:
         bodies = _bodies(base)
         for stage, empty in enumerate(_EMPTY):
-            candidates.append((chosen, _written(bodies, [other for other in range(4) if other != stage])))
+            yield chosen, _written(bodies, [other for other in range(4) if other != stage])
             words = " ".join(sorted(rng.sample(empty, rng.randint(1, len(empty))), key=empty.index))
-            candidates.append((chosen, _written([*bodies[:stage], words, *bodies[stage + 1 :]])))
-    return candidates
+            yield chosen, _written([*bodies[:stage], words, *bodies[stage + 1 :]])
 
 
-def _looped(telling: Telling, rejected_longer: bool) -> list[Texts]:
+def _looped(telling: Telling, rejected_longer: bool) -> Iterator[Texts]:
     full, brief = telling.forms
-    candidates = []
     # With a loop it is longer, unless it is made from the brief form and the chosen one is full.
     for chosen, base in [(full, full), (brief, brief)] if rejected_longer else [(full, brief)]:
         bodies = _bodies(base)
@@ -342,23 +320,18 @@ def _looped(telling: Telling, rejected_longer: bool) -> list[Texts]:
                 end = min(start + size, len(sentences))
                 again = sentences[start:end] * math.ceil(times / (end - start))
                 looped = " ".join([*sentences[:end], *again, *sentences[end:]])
-                candidates.append((chosen, _written([*bodies[:stage], looped, *bodies[stage + 1 :]])))
-        conclusion = bodies[3][bodies[3].rindex(" So the answer") :]  # a short sentence, in case all others are long
-        candidates += [(chosen, _written([*bodies[:3], bodies[3] + conclusion * times])) for times in _REPEATS]
-    return candidates
+                yield chosen, _written([*bodies[:stage], looped, *bodies[stage + 1 :]])
+        conclusion = bodies[3][bodies[3].rindex(_CONCLUSION) :]  # a short sentence, in case all others are long
+        yield from ((chosen, _written([*bodies[:3], bodies[3] + conclusion * times])) for times in _REPEATS)
 
 
-def _option_first(telling: Telling) -> list[Texts]:
+def _option_first(telling: Telling) -> Iterator[Texts]:
     letter = telling.letter
     announced = (f"It is {letter}.", f"The answer is {letter}.", f"Option {letter} is right, and here is why.")
-    candidates = []
     for base in telling.forms:
         bodies = _bodies(base)
-        conclusion = re.search(r" So the answer.*$", bodies[3])
-        assert conclusion
         for stage, words in product((0, 1), announced):
             early = [*bodies[:stage], f"{words} {bodies[stage]}", *bodies[stage + 1 :]]
-            candidates.append((base, _written(early)))
-            candidates.append((base, _written([*early[:3], bodies[3][: conclusion.start()]])))
-        candidates += [(base, _written(bodies, order)) for order in ((3, 0, 1, 2), (0, 3, 1, 2))]
-    return candidates
+            yield base, _written(early)
+            yield base, _written([*early[:3], bodies[3][: bodies[3].index(_CONCLUSION)]])
+        yield from ((base, _written(bodies, order)) for order in ((3, 0, 1, 2), (0, 3, 1, 2)))

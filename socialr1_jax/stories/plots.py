@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from socialr1_jax.stories.scripts import OBJECTS, Cast, Script
-from socialr1_jax.stories.world import Event, ImpossibleEvent
+from socialr1_jax.stories.world import Event, ImpossibleEvent, Kind
 
 BELIEFS = ("belief", "second_order_belief")
 _FRAGILE = ("cup", "doll", "egg", "kite", "toy")
@@ -32,6 +32,7 @@ class Draft:
     mention, or among the groups of witnesses (a target only, since perceptions occur at random moments).
     """
 
+    plot: str
     cast: Cast
     rng: random.Random
     options: int
@@ -42,6 +43,11 @@ class Draft:
     def order(self) -> int:
         """The depth to which minds must be simulated for this type of question."""
         return {"second_order_belief": 2, "third_order_belief": 3}.get(self.question_type, 1)
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The containers on a path of places."""
+        return self.cast.containers[: self.options]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +77,8 @@ class Plot:
         return options if self.values else 4
 
 
-def _does(kind: str, *people: str) -> list[Event]:
-    return [Event(kind=kind, who=person) for person in people]  # type: ignore[arg-type]
+def _does(person: str, *kinds: Kind) -> list[Event]:
+    return [Event(kind=kind, who=person) for kind in kinds]
 
 
 def _path(draft: Draft, mover: str, things: Sequence[str], places: Sequence[str]) -> list[Event]:
@@ -104,50 +110,38 @@ def _scattered(script: Script, sequences: Sequence[Sequence[Event]], rng: random
         return candidate
 
 
-def _script(plot: str, draft: Draft, events: Sequence[Event], *sequences: Sequence[Event], **more: object) -> Script:
+def _script(draft: Draft, events: Sequence[Event], *sequences: Sequence[Event], **more: Any) -> Script:
     """Build a script; people are named in random order, so that it carries no information."""
     named = list(draft.cast.people)
     draft.rng.shuffle(named)
     asked, other = draft.cast.people[:2]
-    values: dict[str, object] = {"asked": asked, "other": other, "thing": draft.cast.objects[0]}
-    values |= {"order": draft.order} | more
-    script = Script(plot=plot, room=draft.cast.room, people=tuple(named), events=tuple(events), **values)  # type: ignore[arg-type]
+    roles: dict[str, Any] = {"asked": asked, "other": other, "thing": draft.cast.objects[0]} | more
+    script = Script(
+        plot=draft.plot, room=draft.cast.room, people=tuple(named), events=tuple(events), order=draft.order, **roles
+    )
     return _scattered(script, sequences, draft.rng)
 
 
 # ----------------------------------------------------------------------------------------------------- a path of places
 
 
-def _places(draft: Draft) -> tuple[str, ...]:
-    return draft.cast.containers[: draft.options]
-
-
-def _one_thing(
-    plot: str, draft: Draft, *sequences: Sequence[Event], closing: Sequence[Event] = (), **more: object
-) -> Script:
+def _one_thing(draft: Draft, *sequences: Sequence[Event], closing: Sequence[Event] = (), **more: Any) -> Script:
     """Write a script in which a person who stays moves the thing through all places."""
-    places, thing = _places(draft), draft.cast.objects[0]
-    mover = draft.cast.people[-1]
-    events = [*_path(draft, mover, [thing] * len(places), places), *closing]
-    return _script(plot, draft, events, *sequences, values=places, closing=len(closing), **more)
+    places, thing = draft.places, draft.cast.objects[0]
+    events = [*_path(draft, draft.cast.people[-1], [thing] * len(places), places), *closing]
+    return _script(draft, events, *sequences, values=places, closing=len(closing), **more)
 
 
-def _comes_and_goes(person: str) -> list[Event]:
-    return [*_does("leave", person), *_does("enter", person)]
-
-
-def _path_of(plot: str, *sequences: str, **roles: int) -> Callable[[Draft], Script]:
+def _path_of(*perceptions: tuple[int, *tuple[Kind, ...]], **roles: int) -> Callable[[Draft], Script]:
     """Return a function that writes a plot in which the thing passes all places, and people perceive it or not.
 
-    A sequence is "leave 0, enter 0": perceptions with the numbers of people. `roles` are numbers of people, too.
+    Each of the `perceptions` is the number of a person and what they do, in order. `roles` are numbers of people, too.
     """
-    perceptions = [[text.split() for text in sequence.split(", ")] for sequence in sequences]
 
     def write(draft: Draft) -> Script:
         people = draft.cast.people
-        events = [[_does(kind, people[int(who)])[0] for kind, who in sequence] for sequence in perceptions]
         more: dict[str, Any] = {role: people[number] for role, number in roles.items()}
-        return _one_thing(plot, draft, *events, **more)
+        return _one_thing(draft, *(_does(people[number], *kinds) for number, *kinds in perceptions), **more)
 
     return write
 
@@ -155,27 +149,27 @@ def _path_of(plot: str, *sequences: str, **roles: int) -> Callable[[Draft], Scri
 def _write_lie(draft: Draft) -> Script:
     """Write a lie: the mover names one more place to a person who may have missed moves."""
     asked, liar = draft.cast.people
-    thing, (*visited, named) = draft.cast.objects[0], _places(draft)
+    thing, (*visited, named) = draft.cast.objects[0], draft.places
     lie = Event(kind="tell", who=liar, thing=thing, place=named, to=asked)
     events = [*_path(draft, liar, [thing] * len(visited), visited), lie]
-    return _script("lie", draft, events, _comes_and_goes(asked), values=_places(draft))
+    return _script(draft, events, _does(asked, "leave", "enter"), values=draft.places)
 
 
 def _write_overhear(draft: Draft) -> Script:
     """Write an overheard statement: the mover tells one person who missed moves; another may listen at the door."""
     asked, hearer, mover = draft.cast.people
-    thing, places = draft.cast.objects[0], _places(draft)
+    thing, places = draft.cast.objects[0], draft.places
     tell = Event(kind="tell", who=mover, thing=thing, place=places[-1], to=hearer, words="where")
     events = [*_path(draft, mover, [thing] * len(places), places), tell]
-    listening = [*_does("leave", asked), *_does("listen", asked)]
-    return _script("overhear", draft, events, listening, _comes_and_goes(hearer), values=places, other=mover)
+    listening = _does(asked, "leave", "listen")
+    return _script(draft, events, listening, _does(hearer, "leave", "enter"), values=places, other=mover)
 
 
 def _write_wish(draft: Draft) -> Script:
     """Write a wish: a person returns and wants the thing."""
     asked, thing = draft.cast.people[0], draft.cast.objects[0]
     want = Event(kind="want", who=asked, thing=thing, words="asks for")
-    return _one_thing("wish", draft, _comes_and_goes(asked), closing=[want])
+    return _one_thing(draft, _does(asked, "leave", "enter"), closing=[want])
 
 
 def _stops(draft: Draft) -> list[bool]:
@@ -197,21 +191,20 @@ def _stops(draft: Draft) -> list[bool]:
 
 def _write_two_things(draft: Draft) -> Script:
     """Write a path of two things that share the places, so that either may be mentioned first, last or in between."""
-    (asked, other), (thing, second), places = draft.cast.people, draft.cast.objects[:2], _places(draft)
+    (asked, other), (thing, second), places = draft.cast.people, draft.cast.objects[:2], draft.places
     events = _path(draft, other, [thing if stop else second for stop in _stops(draft)], places)
-    return _script("two_things", draft, events, _does("leave", asked), values=places)
+    return _script(draft, events, _does(asked, "leave"), values=places)
 
 
 def _write_search(draft: Draft) -> Script:
     """Write a search: the thing passes some places, and a person looks into the others without finding it."""
-    (asked, other), thing, places = draft.cast.people, draft.cast.objects[0], _places(draft)
+    (asked, other), thing, places = draft.cast.people, draft.cast.objects[0], draft.places
     stops = _stops(draft)
-    path = iter(
-        _path(draft, other, [thing] * sum(stops), [place for place, stop in zip(places, stops, strict=True) if stop])
-    )
+    passed = [place for place, stop in zip(places, stops, strict=True) if stop]
+    path = iter(_path(draft, other, [thing] * len(passed), passed))
     looks = (Event(kind="look", who=other, place=place) for place in places)
     events = [next(path) if stop else look for stop, look in zip(stops, looks, strict=True)]
-    return _script("search", draft, events, _does("leave", asked), values=places, movable=("leave",))
+    return _script(draft, events, _does(asked, "leave"), values=places, movable=("leave",))
 
 
 # ----------------------------------------------------------------------------------------------------- a path of things
@@ -226,7 +219,7 @@ def _write_gift(draft: Draft) -> Script:
         for number, thing in enumerate(things)
     ]
     events = [*wishes, Event(kind="bring", who=giver, to=wisher)]
-    return _script("gift", draft, events, _comes_and_goes(giver), values=things, closing=1)
+    return _script(draft, events, _does(giver, "leave", "enter"), values=things, closing=1)
 
 
 def _write_swap(draft: Draft) -> Script:
@@ -234,7 +227,7 @@ def _write_swap(draft: Draft) -> Script:
     (asked, other), things, place = draft.cast.people, draft.cast.objects[: draft.options], draft.cast.containers[0]
     fills = [Event(kind="fill", who=other, thing=thing, place=place) for thing in things]
     events = [*fills, Event(kind="reach", who=asked, place=place)]
-    return _script("swap", draft, events, _comes_and_goes(asked), values=things, closing=1)
+    return _script(draft, events, _does(asked, "leave", "enter"), values=things, closing=1)
 
 
 # -------------------------------------------------------------------------------------------------------- two witnesses
@@ -243,7 +236,6 @@ MISSED_MATTERS = ("show",)  # plots that ask who missed the event; the others as
 
 
 def _witnesses(
-    plot: str,
     draft: Draft,
     before: Sequence[Event],
     event: Event,
@@ -255,16 +247,16 @@ def _witnesses(
     """Write a script in which each witness is away once: during the event, or entirely before or after it."""
     rng, pair = draft.rng, draft.cast.people[:2]
     chosen = {person for person, bit in zip(pair, (1, 2), strict=True) if draft.rank & bit}
-    saw = set(pair) - chosen if plot in MISSED_MATTERS else chosen
+    saw = set(pair) - chosen if draft.plot in MISSED_MATTERS else chosen
     early = {person for person in pair if person in saw and rng.random() < 0.5}  # back before the event
     late = saw - early
     while True:
-        earlier = [_comes_and_goes(p) if p in early else _does("leave", p) for p in pair if p not in late]
-        later = [_comes_and_goes(p) if p in late else _does("enter", p) for p in pair if p not in early]
+        earlier = [_does(p, "leave", "enter") if p in early else _does(p, "leave") for p in pair if p not in late]
+        later = [_does(p, "leave", "enter") if p in late else _does(p, "enter") for p in pair if p not in early]
         named = list(draft.cast.people)
         rng.shuffle(named)
         script = Script(
-            plot=plot,
+            plot=draft.plot,
             room=draft.cast.room,
             people=tuple(named),
             events=(*before, *_merged(earlier, rng), event, *_merged([newcomer, *later], rng), *closing),
@@ -287,10 +279,8 @@ def in_fair_order(script: Script) -> bool:
     other half, so the order is uninformative. With free returns, the last to return would tend to have missed it.
     """
     pair = (script.asked, script.other)
-    leaves, returns = (
-        [e.who for e in script.events if e.kind == kind and e.who in pair] for kind in ("leave", "enter")
-    )
-    return bool(script.values) or leaves == returns
+    order = {kind: [e.who for e in script.events if e.kind == kind and e.who in pair] for kind in ("leave", "enter")}
+    return bool(script.values) or order["leave"] == order["enter"]
 
 
 def _merged(sequences: Sequence[Sequence[Event]], rng: random.Random) -> list[Event]:
@@ -315,13 +305,13 @@ def _both_say(draft: Draft, to: str, words: str, thing: str = "", place: str = "
 
 def _write_witness(draft: Draft) -> Script:
     """Write a move of the thing that each of two people may have seen."""
-    return _witnesses("witness", draft, *_moved(draft))
+    return _witnesses(draft, *_moved(draft))
 
 
 def _write_show(draft: Draft) -> Script:
     """Write the opening of the new place in front of two people who may have missed the move."""
     before, move = _moved(draft)
-    return _witnesses("show", draft, before, move, closing=[Event(kind="open", who=move.who, place=move.place)])
+    return _witnesses(draft, before, move, closing=[Event(kind="open", who=move.who, place=move.place)])
 
 
 def _write_gifts(draft: Draft) -> Script:
@@ -330,7 +320,7 @@ def _write_gifts(draft: Draft) -> Script:
     before = [Event(kind="want", who=wisher, thing=first, words="asks for")]
     wish = Event(kind="want", who=wisher, thing=second, words="now asks for")
     gifts = [Event(kind="bring", who=giver, to=wisher) for giver in draft.rng.sample(draft.cast.people[:2], 2)]
-    return _witnesses("gifts", draft, before, wish, closing=gifts)
+    return _witnesses(draft, before, wish, closing=gifts)
 
 
 def _write_report(draft: Draft) -> Script:
@@ -339,8 +329,8 @@ def _write_report(draft: Draft) -> Script:
     before, move = _moved(draft)
     thing, place = move.thing, before[0].place
     said = _both_say(draft, newcomer, f"The {thing} is in the {place}.", thing, place)
-    enter = _does("enter", newcomer)
-    return _witnesses("report", draft, before, move, newcomer=enter, closing=said, absent=[newcomer])
+    enter = _does(newcomer, "enter")
+    return _witnesses(draft, before, move, newcomer=enter, closing=said, absent=[newcomer])
 
 
 def _write_praise(draft: Draft) -> Script:
@@ -348,7 +338,7 @@ def _write_praise(draft: Draft) -> Script:
     breaker, thing = draft.cast.people[2], draft.cast.objects[0]
     put = Event(kind="put", who=draft.rng.choice(draft.cast.people), thing=thing, place=draft.cast.containers[0])
     said = _both_say(draft, breaker, f"You are so careful with the {thing}!", thing)
-    return _witnesses("praise", draft, [put], Event(kind="break", who=breaker, thing=thing), closing=said)
+    return _witnesses(draft, [put], Event(kind="break", who=breaker, thing=thing), closing=said)
 
 
 def _write_taste(draft: Draft) -> Script:
@@ -356,14 +346,14 @@ def _write_taste(draft: Draft) -> Script:
     cook, food = draft.cast.people[2], draft.cast.objects[0]
     tastes = [Event(kind="taste", who=guest, thing=food) for guest in draft.rng.sample(draft.cast.people[:2], 2)]
     said = _both_say(draft, cook, f"I like your {food}.", food)
-    return _witnesses("taste", draft, tastes, Event(kind="spoil", who=cook, thing=food), closing=said)
+    return _witnesses(draft, tastes, Event(kind="spoil", who=cook, thing=food), closing=said)
 
 
 def _write_hint(draft: Draft) -> Script:
     """Write a question about the new place, which is a hint if the speaker knows its content."""
     before, move = _moved(draft)
     said = _both_say(draft, move.who, f"What may be in the {move.place}?", place=move.place)
-    return _witnesses("hint", draft, before, move, closing=said)
+    return _witnesses(draft, before, move, closing=said)
 
 
 # ---------------------------------------------------------------------------------------------------------- distractors
@@ -404,11 +394,11 @@ def with_distractors(script: Script, cast: Cast, rng: random.Random, count: int)
 PLOTS = {
     plot.name: plot
     for plot in (
-        Plot(name="leave", types=BELIEFS, fixed=2, write=_path_of("leave", "leave 0")),  # the Sally-Anne test
-        Plot(name="return", types=BELIEFS, fixed=3, write=_path_of("return", "leave 0, enter 0")),
-        Plot(name="watch", types=BELIEFS, fixed=3, write=_path_of("watch", "leave 0, watch 0")),
-        Plot(name="look", types=BELIEFS, fixed=4, write=_path_of("look", "leave 0, enter 0", "look 0")),
-        Plot(name="third", types=BELIEFS, fixed=3, write=_path_of("third", "leave 0", "leave 1", other=2), people=3),
+        Plot(name="leave", types=BELIEFS, fixed=2, write=_path_of((0, "leave"))),  # the Sally-Anne test
+        Plot(name="return", types=BELIEFS, fixed=3, write=_path_of((0, "leave", "enter"))),
+        Plot(name="watch", types=BELIEFS, fixed=3, write=_path_of((0, "leave", "watch"))),
+        Plot(name="look", types=BELIEFS, fixed=4, write=_path_of((0, "leave", "enter"), (0, "look"))),
+        Plot(name="third", types=BELIEFS, fixed=3, write=_path_of((0, "leave"), (1, "leave"), other=2), people=3),
         Plot(name="lie", types=BELIEFS, fixed=3, write=_write_lie),
         Plot(name="overhear", types=BELIEFS, fixed=6, write=_write_overhear, people=3),
         Plot(name="two_things", types=("reality", "memory", *BELIEFS), fixed=2, write=_write_two_things, objects=2),
@@ -417,7 +407,7 @@ PLOTS = {
             name="chain",
             types=("third_order_belief",),
             fixed=4,
-            write=_path_of("chain", "leave 0", "leave 1", "leave 2", third=2),
+            write=_path_of((0, "leave"), (1, "leave"), (2, "leave"), third=2),
             people=4,
         ),
         Plot(name="wish", types=("intention",), fixed=4, write=_write_wish),

@@ -42,8 +42,6 @@ def ask(script: Script, world: World, question_type: str) -> Question | None:
             return _wish(script, world, question_type)
         case "swap":
             return _reach(script, world, question_type)
-        case "wish":
-            return _next_step(script, world)
         case _:
             return _place(script, world, question_type)
 
@@ -61,11 +59,10 @@ def _valued(
 
 
 def _place(script: Script, world: World, question_type: str) -> Question | None:
-    """Build a question on reality, memory, or belief of any order; options are containers."""
+    """Build a question on reality, memory, belief of any order, or a person's next step; options are containers."""
     thing, asked, other, third = script.thing, script.asked, script.other, script.third
     fact: Fact = ("place", thing)
-    about = asked
-    why = ""
+    form, about, why = "{}", asked, ""
     match question_type:
         case "reality":
             value: str | None = world.facts[fact]
@@ -81,6 +78,10 @@ def _place(script: Script, world: World, question_type: str) -> Question | None:
             value = world.thinks(asked, fact)
             text = f"Where will {asked} look for the {thing} first?"
             goal = f"What counts is the view of {asked}, true or not. To get the {thing}, {asked} goes to the {{}}."
+        case "intention" if script.plot == "wish":
+            value, form = world.thinks(asked, fact), "look in the {}"
+            text = f"What will {asked} do next?"
+            goal = f"{asked} wants the {thing}, and one goes where one thinks it is: {asked} will {{}}."
         case "second_order_belief":
             value = world.thinks_of(other, asked, fact)
             text = f"Where does {other} think that {asked} will look for the {thing}?"
@@ -100,20 +101,7 @@ def _place(script: Script, world: World, question_type: str) -> Question | None:
             )
         case _:
             raise KeyError(question_type)
-    return _valued(script, value, "{}", text=text, goal=goal, about=about, why=why)
-
-
-def _next_step(script: Script, world: World) -> Question | None:
-    """Build a question on the next step of a person who wants the thing: look where they think it is."""
-    asked, thing = script.asked, script.thing
-    return _valued(
-        script,
-        world.thinks(asked, ("place", thing)),
-        "look in the {}",
-        text=f"What will {asked} do next?",
-        goal=f"{asked} wants the {thing}, and one goes where one thinks it is: {asked} will {{}}.",
-        about=asked,
-    )
+    return _valued(script, value, form, text=text, goal=goal, about=about, why=why)
 
 
 def _reach(script: Script, world: World, question_type: str) -> Question | None:

@@ -8,8 +8,8 @@ balanced as stories are drawn, so that the rules of `audit.py` are near chance (
 import random
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, TypeVar
+from dataclasses import replace
+from typing import Literal, NamedTuple, TypeVar
 
 from socialr1_jax.data.examples import LETTERS, Example
 from socialr1_jax.stories.plots import PLOTS, Draft, Plot, in_fair_order, with_distractors
@@ -29,8 +29,7 @@ _AIMED_TRIES = 40  # most scripts drawn to get an answer of the target rank
 _FURTHER_THINGS = 3
 
 
-@dataclass(frozen=True)
-class _Level:
+class _Level(NamedTuple):
     plots: tuple[str, ...]
     max_events: int
     distractors: int
@@ -82,7 +81,9 @@ def generate_stories(
     _check("options", options, (3, 4))
     chosen = tuple(dict.fromkeys(plots or level.plots))
     able = _plots_by_type(question_types, chosen, hold_out_plots, split, max_events, options)
-    _check_not_negative(count=count, distractors=distractors)
+    for argument, value in (("count", count), ("distractors", distractors)):
+        if value < 0:
+            raise ValueError(f"{argument} is {value}; allowed: 0 or more")
 
     rng = random.Random(f"socialr1 stories {split} {seed}")
     examples: list[Example] = []
@@ -97,6 +98,7 @@ def generate_stories(
             of_path = bool(plot.values)
             counts = ranks.setdefault((question_type, of_path), Counter(dict.fromkeys(range(plot.ranks(options)), 0)))
             draft = Draft(
+                plot=plot.name,
                 cast=_draw_cast(rng, plot, options, split, hold_out_names),
                 rng=rng,
                 options=options,
@@ -130,8 +132,7 @@ def _gold_letters(letters: Counter[str], count: int, rng: random.Random) -> list
     return golds
 
 
-@dataclass(frozen=True)
-class _Drawn:
+class _Drawn(NamedTuple):
     script: Script
     world: World
     question: Question
@@ -183,22 +184,14 @@ def _plots_by_type(
         raise ValueError(f"the {split} split has nothing to tell with {where}; allowed: more plots or events")
     for name in question_types:
         if name not in able:
-            raise ValueError(
-                f"question_types has {name!r}, which the {split} split cannot ask with {where}; allowed: "
-                f"{', '.join(able)}"
-            )
+            asked = f"question_types has {name!r}, which the {split} split cannot ask with {where}"
+            raise ValueError(f"{asked}; allowed: {', '.join(able)}")
     return {name: able[name] for name in question_types or able}
 
 
 def _check(argument: str, value: object, allowed: Collection[object]) -> None:
     if value not in allowed:
         raise ValueError(f"{argument} has {value!r}; allowed: {', '.join(map(str, allowed))}")
-
-
-def _check_not_negative(**values: int) -> None:
-    for argument, value in values.items():
-        if value < 0:
-            raise ValueError(f"{argument} is {value}; allowed: 0 or more")
 
 
 def _rarest(counts: Counter[T], rng: random.Random, barred: Collection[T] = ()) -> T:

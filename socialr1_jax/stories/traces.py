@@ -32,9 +32,8 @@ def write_trace(
 def _weigh(letter: str, text: str, gold: str) -> str:
     """Return an option, labelled as in the prompt, directly followed by its verdict.
 
-    A small model then only has to match the option with the end of the inference. If the inferred place is repeated in
-    between ("A. box against bag: no."), a model of a million parameters needs 300 and 350 updates to be right in half
-    of its answers; without, it needs 130 and 140 (seeds 1 and 2).
+    A small model then only has to match the option with the end of the inference. With the inferred place in between
+    ("A. box against bag: no."), a model of a million parameters needs more than twice as many updates.
     """
     return f"{letter}. {text}, {'yes, that is it' if text == gold else 'no, not this one'}."
 
@@ -42,9 +41,8 @@ def _weigh(letter: str, text: str, gold: str) -> str:
 def _encode(script: Script, world: World, question: Question, egocentric: bool) -> str:
     """Return each event with its witnesses and, after each step of the thing, the belief of the person in question.
 
-    A model of a million parameters learns this in a few hundred updates, for two reasons. An inference needs only the
-    current clause and the previous one. And most clauses end with the last word of the story's sentence, which locates
-    the next sentence.
+    A small model learns this fast: an inference needs only the current clause and the previous one, and most clauses
+    end with the last word of the story's sentence, which locates the next one.
     """
     verb = "is" if len(script.start) == 1 else "are"
     clauses = [f"At first {join_names(script.start)} {verb} there."]
@@ -116,7 +114,7 @@ def _retell(script: Script, seen: Witnessed, turns: Counter[str]) -> str:
         stay=f"{here or 'nobody'} {'stay' if len(seen.here) > 1 else 'stays'}",
         are=f"{here} {'is' if len(seen.here) == 1 else 'are'}",
         hearers=hearers,
-        heard=_heard_by(hearers, turn),
+        heard=(f"heard by {hearers}", f"and {hearers} can hear it")[turn % 2] if hearers else "but nobody hears it",
     )
 
 
@@ -125,10 +123,6 @@ def _seen_by(people: tuple[str, ...], turn: int) -> str:
     if len(people) == 1:
         return (f"seen by {names} alone", f"with only {names} to see it", f"and just {names} sees")[turn % 3]
     return (f"seen by {names}", f"and {names} can see it", f"before the eyes of {names}")[turn % 3]
-
-
-def _heard_by(names: str, turn: int) -> str:
-    return (f"heard by {names}", f"and {names} can hear it")[turn % 2] if names else "but nobody hears it"
 
 
 def _interpret(script: Script, world: World, question: Question, egocentric: bool) -> str:

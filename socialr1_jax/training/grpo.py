@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from socialr1_jax.config.run import RunConfig
-from socialr1_jax.data.chat_template import ChatTemplate, read_template
+from socialr1_jax.data.chat_template import Thoughts, thoughts_in_prompt
 from socialr1_jax.data.examples import Example
 from socialr1_jax.grpo.packing import MicroBatch, Rows, padding_waste, shared_prompts
 from socialr1_jax.grpo.rollouts import PHASES, Rollouts, RolloutSource
@@ -157,11 +157,11 @@ def _open(config: RunConfig, stop: Stop) -> _Opened:
     backend = working_attention(config.model.attention, config.model.dtype)
     source: RolloutSource
     if questions:
-        model, sampler, template = _sampled(config, *questions, backend, stop)
+        model, sampler, thoughts = _sampled(config, *questions, backend, stop)
         with jax.set_mesh(sampler.mesh):  # whose devices have other heads than those of training
             decoding = working_decode_kernel(config.sampling.attention, model.config, config.model.dtype)
         say_devices(f"{backend}, of decoding {decoding}")
-        source, watches, prompts = sampler, Watches(config, template), {"prompts": sampler}
+        source, watches, prompts = sampler, Watches(config, thoughts), {"prompts": sampler}
     else:
         source = replay = Replay(config)
         model = _loaded(config, ())
@@ -187,8 +187,8 @@ def _open(config: RunConfig, stop: Stop) -> _Opened:
 
 def _sampled(
     config: RunConfig, questions: Questions, heldout: Mapping[str, Questions], backend: Backend, stop: Stop
-) -> tuple[Qwen3, Sampler, ChatTemplate]:
-    """Return model (after its cold start), sampler and chat template of a run that samples its rollouts."""
+) -> tuple[Qwen3, Sampler, Thoughts]:
+    """Return model (after its cold start), sampler and the `Thoughts` of prompts of a run that samples its rollouts."""
     scorer = make_scorer(config, backend, stop)  # first: a missing key fails before the weights are loaded
     list_bad_rows(config, questions, heldout)
     warn_of_shared(questions, heldout)
@@ -206,7 +206,7 @@ def _sampled(
     sampler = make_sampler(config, model, tokenizer, scorer, backend, questions, heldout, stop.check)
     if config.cold_start:  # after the sampler, which may refuse settings
         model = cold_start(config, model, tokenizer, taught)
-    return model, sampler, read_template(tokenizer)
+    return model, sampler, thoughts_in_prompt(tokenizer)
 
 
 def _loaded(config: RunConfig, questions: Sequence[Example]) -> Qwen3:

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from socialr1_jax.config.rewards import RewardConfig
 from socialr1_jax.config.run import RunConfig
 from socialr1_jax.config.sections import Count
-from socialr1_jax.data.chat_template import ChatTemplate
+from socialr1_jax.data.chat_template import Thoughts
 from socialr1_jax.grpo.mismatch import RATIO_ERROR_LIMIT
 from socialr1_jax.grpo.rollouts import Rollouts
 from socialr1_jax.rewards import RewardTerms
@@ -26,12 +26,12 @@ _STATE = TypeAdapter(list[tuple[Count, dict[str, Count]]])
 
 
 class Watches:
-    """The watches of a run; `template` is the chat template of its prompts, None for a replay."""
+    """The watches of a run; `thoughts` is what its prompts do with thoughts, None for a replay."""
 
-    def __init__(self, config: RunConfig, template: ChatTemplate | None) -> None:
+    def __init__(self, config: RunConfig, thoughts: Thoughts | None) -> None:
         self._unscorable, self._shares = UnscorableWindow(config.rewards), ShareWatch()
         self._truth = TruthWatch(config.rewards.format_mode)
-        self._format = FormatWatch(template) if template else None
+        self._format = FormatWatch(thoughts) if thoughts else None
         self._partings: Sequence[str] = ()
         self.parts: dict[str, Any] = {"unscorable": self._unscorable, "shares": self._shares, "truth": self._truth}
 
@@ -105,8 +105,8 @@ class UnscorableWindow:
 class FormatWatch:
     """Count consecutive steps with almost no well-formed response and warn with likely causes."""
 
-    def __init__(self, template: ChatTemplate) -> None:
-        self._template = template
+    def __init__(self, thoughts: Thoughts) -> None:
+        self._thoughts = thoughts
         self._bad = self._steps = self._quiet_until = 0
 
     def __call__(self, format_rate: float, truncated: float, paid: float, texts: Sequence[str]) -> str:
@@ -125,7 +125,7 @@ class FormatWatch:
         likely = (
             [f"{truncated:.0%} of the responses were cut: raise sampling.max_new_tokens"] if truncated > 0.5 else []
         )
-        if self._template.kind == "closes":
+        if self._thoughts == "closes":
             likely.append("the chat template closes empty thoughts in the prompt: take one that leaves thoughts open")
         likely = likely or ["the model does not know the format: take one that follows instructions, or SFT it first"]
         effect = (

@@ -13,7 +13,7 @@ from socialr1_jax.config.evaluation import EvaluateConfig
 from socialr1_jax.config.loading import load_config
 from socialr1_jax.config.pairs import PairsConfig
 from socialr1_jax.config.run import DoctorConfig
-from socialr1_jax.data.chat_template import chat_tokens, read_template, response_opening
+from socialr1_jax.data.chat_template import chat_tokens, response_opening, thoughts_in_prompt
 from socialr1_jax.data.examples import Example
 from socialr1_jax.data.prompts import encode_prompt, reference_response
 from socialr1_jax.data.tokenizer import CHAT_TEMPLATE
@@ -73,19 +73,18 @@ def models(start, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("name", "opening", "without", "kind", "drops"),
+    ("name", "opening", "without", "kind"),
     [
-        ("leaves", "", "<think>\n\n</think>\n\n", "leaves", False),
-        ("opens", "<think>\n", "<think>\n", "opens", False),
-        ("opens without a line break", "<think>", "<think>", "opens", False),
-        ("closes", "<think>\n\n</think>\n\n", "<think>\n\n</think>\n\n", "closes", False),
-        ("drops", "", "<think>\n\n</think>\n\n", "leaves", True),
+        ("leaves", "", "<think>\n\n</think>\n\n", "leaves"),
+        ("opens", "<think>\n", "<think>\n", "opens"),
+        ("opens without a line break", "<think>", "<think>", "opens"),
+        ("closes", "<think>\n\n</think>\n\n", "<think>\n\n</think>\n\n", "closes"),
+        ("drops", "", "<think>\n\n</think>\n\n", "leaves"),
     ],
 )
-def test_rendering_shows_what_a_template_does(models, name, opening, without, kind, drops):
+def test_rendering_shows_what_a_template_does(models, name, opening, without, kind):
     folder, tokenizer = models[name]
-    found = read_template(tokenizer)
-    assert (found.opening, found.kind, found.drops_thoughts) == (opening, kind, drops)
+    assert (response_opening(tokenizer), thoughts_in_prompt(tokenizer)) == (opening, kind)
     assert response_opening(tokenizer, thinking=False) == without
     prompt = tokenizer.decode(chat_tokens(tokenizer, [{"role": "user", "content": "q"}]))
     assert prompt.endswith(f"<|im_start|>assistant\n{opening}")
@@ -128,7 +127,7 @@ def test_runs_see_whole_responses_and_report_missing_format(models, start, tmp_p
 
 
 def test_warning_needs_bad_steps_in_a_row(models):
-    watch = FormatWatch(read_template(models["closes"][1]))
+    watch = FormatWatch(thoughts_in_prompt(models["closes"][1]))
     rates = (0, 0, 1.0, 0, 0, 0.01, 0, 0, 0, 1.0, *[0] * 20)
     heard = [watch(rate, 0.0, 0.0, ["<think></think>x"]) for rate in rates]
     assert [number for number, said in enumerate(heard, 1) if said] == [6, 13, 26]  # at least twice as late each time
@@ -137,7 +136,7 @@ def test_warning_needs_bad_steps_in_a_row(models):
 
 
 def test_warning_calls_no_reward_0_that_is_not(models):
-    watch = FormatWatch(read_template(models["closes"][1]))
+    watch = FormatWatch(thoughts_in_prompt(models["closes"][1]))
     said = [watch(0.0, 0.0, 0.5, ["x"]) for _ in range(3)][2]
     assert "so only terms that do not need the format count (50% of the rewards are not 0)" in said
     assert "learns nothing" not in said

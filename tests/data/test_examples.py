@@ -289,7 +289,7 @@ def test_a_bad_row_is_named(tmp_path, row, message):
         ("q.json", "3", "expected a list of questions, found a number"),
         ("q.csv", "story,question,answer\na,b\n", "q.csv row 1: not as many cells as the header has"),
         ("q.csv", 'story,question,answer\na,b,"c\n', "q.csv row 1: not CSV"),
-        ("q.csv", 'story;question;answer\na;"b";c\n', "q.csv: the first line has semicolons but no comma; separate"),
+        ("q.csv", 'story;question;answer\na;"b";c\n', "q.csv: the first line has semicolons but no comma; save it as"),
         ("q.csv", '"story";"question"\n', "q.csv: the first line has semicolons but no comma"),
         ("q.csv", "story\tquestion\tan;swer\n", "q.csv: the first line has semicolons and tabs but no comma"),
         ("q.txt", "hello", "q.txt: unknown kind of file"),

@@ -68,8 +68,8 @@ def test_fields_that_may_lack(tmp_path):
         ({"stage": 1}, "stage is 1, not a text"),
         ({"meta": "x"}, "meta is 'x', not an object"),
         ({"meta": {"a": 1}}, "meta.a is 1, not a text"),
-        ({"margn": 1.0}, "unknown column 'margn'; did you mean 'margin'?"),
-        ({"zzz": 1.0}, "unknown column 'zzz'; put it into meta"),
+        ({"margn": 1.0}, "unknown column 'margn' (did you mean 'margin'?); rename it"),
+        ({"zzz": 1.0}, "unknown column 'zzz' (the columns are 'id', 'story', 'question', 'chosen', "),
         ({"id": "p1"}, "the id 'p1' is already that of"),
     ],
 )

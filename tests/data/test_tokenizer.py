@@ -143,7 +143,7 @@ def test_equal_texts_give_equal_tokenizers_across_processes(tokenizer):
 
 
 def test_too_small_a_vocabulary_is_refused():
-    with pytest.raises(ValueError, match="vocab_size 261 leaves no room: 256 bytes and 5 special tokens"):
+    with pytest.raises(ValueError, match="vocab_size 261 has no room: 256 bytes and 5 special tokens"):
         build_tokenizer(TEXTS, 261)
 
 

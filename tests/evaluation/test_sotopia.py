@@ -351,7 +351,8 @@ def test_files(tmp_path):
         "f-a-b-0-1",
         "f-a-b-1-1",
     ]
-    assert [[pair.scenario.id for pair in found.pairs_of(name)] for name in SETS] == [["e", "f"], ["f"], ["e"], ["f"]]
+    scenarios = [pair.scenario for pair in found.items]
+    assert [[one.id for one in scenarios if one.is_in(name)] for name in SETS] == [["e", "f"], ["f"], ["e"], ["f"]]
     assert {one.rules for one in episodes_of(found, "all", rules="head")} == {"head"}
     assert any("2 pairs with another relationship" in note for note in found.notes)
     assert any("agent_profiles.jsonl is not the published file" in note for note in found.notes)
@@ -388,9 +389,12 @@ def test_scenarios_of_another_benchmark(tmp_path):
 @real
 def test_the_real_files():
     found = load(REAL)
-    assert (len(found.scenarios), len(found.agents), len(found.pairs), len(found.hard)) == (90, 40, 450, 14)
+    agents = {agent.id for pair in found.items for agent in pair.agents}
+    scenarios = [pair.scenario for pair in found.items]
+    assert (len({one.id for one in scenarios}), len(agents), len(scenarios)) == (90, 40, 450)
+    assert len({one.id for one in scenarios if one.hard}) == 14
     assert len((REAL / "relationship_profiles.jsonl").read_text().splitlines()) == 120
-    assert [len(found.pairs_of(name)) for name in SETS] == [450, 70, 50, 50]
+    assert [sum(one.is_in(name) for one in scenarios) for name in SETS] == [450, 70, 50, 50]
     assert (len(episodes_of(found, "all")), len(episodes_of(found, "hard"))) == (900, 140)
     assert len({one.key for one in episodes_of(found, "all")}) == 900
     assert found.notes == (

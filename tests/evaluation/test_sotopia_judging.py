@@ -206,10 +206,10 @@ def test_a_judge_that_never_gets_it_right(tmp_path):
     file, key = tmp_path / "v.jsonl", SETTINGS[0].key
     for call in (1, 2):
         model = Judge({key: [Utterance("Fine.", truncated=True)] * 9})
-        found = judge(SETTINGS[:2], EPISODES, model, file, run="j", tries=2)
-        assert (found[key]["status"], found[key]["tries"]) == ("judge_failed", 2 * call)
+        found = judge(SETTINGS[:2], EPISODES, model, file, run="j")
+        assert (found[key]["status"], found[key]["tries"]) == ("judge_failed", 3 * call)
         assert "scores" not in found[key]
-        assert len(model.asked) == (3 if call == 1 else 2)
+        assert len(model.asked) == (4 if call == 1 else 3)
     assert figures(SETTINGS[:2], EPISODES, found).counts["judge_failed"] == 1
 
 
@@ -425,7 +425,7 @@ def verdict_of(tmp_path, raw, behave):
 
     file = tmp_path / "v.jsonl"
     file.unlink(missing_ok=True)
-    return judge([one], episodes, Player(), file, run="j", tries=1)[one.key]
+    return judge([one], episodes, Player(), file, run="j")[one.key]
 
 
 @pytest.mark.parametrize("raw", UTTERANCES.values(), ids=UTTERANCES)

@@ -91,7 +91,7 @@ def test_figures_by_hand(tmp_path):
 
 def test_bad_input_is_told(tmp_path):
     for rows, labels, reason in [
-        ([row()], [1, 2], r"dev-labels\.lst: 2 labels for the 1 question of dev\.jsonl"),
+        ([row()], [1, 2], r"dev-labels\.lst: 2 labels for 1 question"),
         ([row()], [4], r"dev-labels\.lst, line 1: the label is '4'"),
         ([row(context="")], [1], r"dev\.jsonl, row 1: 'context' is empty"),
         ([{"context": "x", "question": "y"}], [1], "no field 'answerA'"),

@@ -441,7 +441,7 @@ def test_bad_input_is_told(tmp_path):
     maybe = conversation()
     maybe["infoAccessibilityQAs_binary"][0]["correct_answer"] = "maybe"
     for rows, reason in [
-        ([twice], "occur twice: 0-1-0-0-fact_reason-0"),
+        ([twice], "the q_id 0-1-0-0-fact_reason-0 occurs twice"),
         ([bare], "conversation 1, fact_reasonQA 1: no field 'wrong_answer'"),
         ([maybe], "'maybe', neither yes nor no"),
         ([conversation(beliefQAs=None)], "'beliefQAs' is NoneType instead of list"),

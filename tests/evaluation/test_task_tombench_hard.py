@@ -9,7 +9,7 @@ import pytest
 
 from socialr1_jax.evaluation.metrics import Grade, Graded
 from socialr1_jax.evaluation.task import BenchmarkError
-from socialr1_jax.evaluation.tasks.tombench_hard import TASK, load
+from socialr1_jax.evaluation.tasks.tombench_hard import TASK
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "benchmarks" / "tombench_hard"
 real = pytest.mark.skipif(not REAL.exists(), reason="no benchmark files here")
@@ -70,27 +70,28 @@ def test_other_files(tmp_path):
         (tmp_path / name).unlink()
 
 
-def test_columns_come_from_a_file_or_argument(tmp_path):
+def test_columns_come_from_a_file(tmp_path):
     folder = table(tmp_path, ["t", "q", "o1", "o2", "key", "kind", "story"], ["s", "w", "x", "y", "B", "belief", "no"])
-    told = {"story": "t", "question": "q", "options": ["o1", "o2"], "answer": "key", "dimension": "kind"}
+    columns = {"story": "t", "question": "q", "options": ["o1", "o2"], "answer": "key", "dimension": "kind"}
+
+    def loaded(configured):
+        (folder / "columns.json").write_text(json.dumps(configured))
+        return TASK.load(folder).items
+
     with pytest.raises(BenchmarkError, match="no column looks like the question"):
         TASK.load(folder)
-    assert load(folder, told).items[0]["story"] == "s"
-    (folder / "columns.json").write_text(json.dumps(told))
-    assert TASK.load(folder).items == load(folder, told).items
-    (item,) = load(folder, told | {"dimension": ""}).items
-    assert item["dimension"] == "none"
+    assert [(item["story"], item["dimension"]) for item in loaded(columns)] == [("s", "belief")]
+    assert loaded(columns | {"dimension": ""})[0]["dimension"] == "none"
     for wrong, reason in [
         ({"answers": "key"}, "'answers' is not one of the fields story, question, options, answer, dimension"),
         ({"answer": "keys"}, r"has no column 'keys' \(did you mean 'key'"),
-        ({"answer": 3}, "answer is 3, neither a column nor a list"),
+        ({"answer": 3}, "answer is 3, no column or list"),
         ({"question": ""}, "no column looks like the question"),
     ]:
         with pytest.raises(BenchmarkError, match=reason):
-            load(folder, told | wrong)
-    (folder / "columns.json").write_text("[]")
+            loaded(columns | wrong)
     with pytest.raises(BenchmarkError, match=r"columns\.json: list instead of an object"):
-        TASK.load(folder)
+        loaded([])
 
 
 def test_what_is_asked_and_figures_by_hand(tmp_path):

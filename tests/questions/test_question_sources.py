@@ -131,7 +131,7 @@ def test_prompts_of_the_users_own(tmp_path, template, system, turns):
     ("template", "message"),
     [
         ("{{ story", r"data\.prompt: line 1: "),
-        ("no/such/file.j2", r"data\.prompt: no/such/file\.j2 is no template and no file to read \(No such file"),
+        ("no/such/file.j2", r"data\.prompt: no/such/file\.j2 is no template and no file \(No such file"),
         ("{{ answer }}", r"data\.prompt fails on question q1: 'answer' is undefined"),
         ("{{ ''.__class__ }}", r"data\.prompt fails on question q1: .*unsafe"),
         ("{{ options[5] }}", r"data\.prompt fails on question q1: "),

@@ -417,6 +417,6 @@ def test_bad_arguments():
         {"meta": {}},
         {"question": "Why?"},
     ):
-        with pytest.raises(ValueError, match=f"example {example.id}: .* made from generated stories alone"):
+        with pytest.raises(ValueError, match=f"example {example.id}: .* not those of generate_stories"):
             corruption_pairs([replace(example, **change)], seed=0)
     assert corruption_pairs([], seed=0) == []

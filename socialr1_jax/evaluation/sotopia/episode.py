@@ -4,27 +4,25 @@ This module does no I/O or sampling. Turns count from 0, as in the agents' promp
 ones; in the judge's prompt they count from 1.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
-from socialr1_jax.evaluation.request import Messages, Wording
+from socialr1_jax.evaluation.request import Messages, Wording, chat
 from socialr1_jax.evaluation.sotopia.official import agent_prompt
 from socialr1_jax.evaluation.sotopia.profiles import (
     ENVIRONMENT,
     Agent,
     AgentPair,
-    Benchmark,
     Scenario,
     SetName,
     own_profile,
     rendered,
     seen_of,
 )
+from socialr1_jax.evaluation.task import Data
 from socialr1_jax.rewards.rubric import harmless, without_chat_tokens
 
 ACTIONS = ("none", "speak", "non-verbal communication", "action", "leave")
@@ -37,6 +35,7 @@ _MOST_READ = 200_000  # characters of a reply searched for objects
 _MOST_STARTS = 100  # opening braces tried per reply
 _DECODER = json.JSONDecoder(strict=False)  # allows line breaks inside strings
 _KEPT = 2_000  # characters stored of an unparsable reply
+_ACTED = {"none": "did nothing", "speak": 'said: "{}"', "leave": "left the conversation"}  # in the history
 _HOW_TO_ACT = (
     "Your kinds of action are: none (do nothing), speak (say something), non-verbal communication (a gesture or an "
     "expression), action (do something physical), leave (end the conversation for yourself). You can leave when your "
@@ -101,12 +100,13 @@ class Setting:
         return f"{self.scenario.id}-{ids}-{self.tested}-{self.seed}"
 
 
-def episodes_of(benchmark: Benchmark, name: SetName, seeds: int = 1, rules: Rules = "0.1.4") -> list[Setting]:
+def episodes_of(data: Data, name: SetName, seeds: int = 1, rules: Rules = "0.1.4") -> list[Setting]:
     """Return every pair of a set, with the tested model as first and as second agent, for each of `seeds` seeds."""
     return [
-        Setting(pair=pair, tested=tested, seed=seed, rules=rules, wording=benchmark.wording)
+        Setting(pair=pair, tested=tested, seed=seed, rules=rules, wording=data.wording)
         for seed in range(seeds)
-        for pair in benchmark.pairs_of(name)
+        for pair in data.items
+        if pair.scenario.is_in(name)
         for tested in (0, 1)
     ]
 
@@ -143,14 +143,13 @@ class Episode:
         """Return the next agent's prompt: its profile and goal, the visible part of the other profile, the history."""
         setting, me = self.setting, self.agent
         if setting.wording:
-            prompt = agent_prompt(setting.wording, setting, self.turns, ACTIONS)
-            return ({"role": "user", "content": prompt},)
+            return chat(agent_prompt(setting.wording, setting, self.turns, ACTIONS))
         agents = setting.agents
         relationship = setting.scenario.relationship if setting.rules == "0.1.4" else 0  # 0: strangers
         name = agents[me].name
         seen = [own_profile(agent) if i == me else seen_of(agent, relationship) for i, agent in enumerate(agents)]
         goals = [rendered(goal, f"agent_{i}") if i == me else "" for i, goal in enumerate(setting.scenario.goals)]
-        text = (
+        return chat(
             f"You are {name}. Act and speak as {name} would, and try to reach {name}'s goal in a way that fits "
             f"{name}'s character. Nobody else can see this goal. Keep the conversation natural and realistic; do not "
             "repeat what was said before.\n\n"
@@ -158,13 +157,12 @@ class Episode:
             f"The conversation so far:\n{self._history(without_chat_tokens, 0) or '(It begins with you.)'}\n\n"
             f"You are {name}, and it is turn #{len(self.turns)}. {_HOW_TO_ACT}"
         )
-        return ({"role": "user", "content": text},)
 
     def seed(self) -> int:
         """Return the seed of the next reply, 0 to 2**31 - 1."""
         return seed_of(self.turn_key)
 
-    def after(self, reply: Utterance) -> Episode:
+    def after(self, reply: Utterance) -> Self:
         """Return the episode one turn later; a reply without an action counts as "none", with `parsed` False.
 
         Raises ValueError if the episode is over.
@@ -205,7 +203,7 @@ class Episode:
         }
 
     @classmethod
-    def from_row(cls, setting: Setting, row: Mapping[str, Any]) -> Episode:
+    def from_row(cls, setting: Setting, row: Mapping[str, Any]) -> Self:
         return cls(setting, tuple(Turn(**turn) for turn in row["turns"]))
 
     def _history(self, clean: Callable[[str], str], first: int, idle: bool = True) -> str:
@@ -213,7 +211,8 @@ class Episode:
         for number, turn in enumerate(self.turns, first):
             if idle or turn.action != "none":
                 name = self.setting.agents[turn.agent].name
-                lines.append(f"Turn #{number}: {name} {_described(turn.action, clean(turn.argument))}")
+                acted = _ACTED.get(turn.action, f"[{turn.action}] {{}}").format(clean(turn.argument))
+                lines.append(f"Turn #{number}: {name} {acted}")
         return "\n".join(lines)
 
 
@@ -223,7 +222,15 @@ def parse_action(text: str) -> tuple[str, str] | None:
     Code fences, surrounding text, extra fields and the case of the action are ignored. The argument must be a string;
     only none and leave may omit it or set it to null. Line breaks in it become spaces, so it cannot forge a turn.
     """
-    return next(filter(None, (_action(value) for *_, value in objects_in(text))), None)
+    for *_, value in objects_in(text):
+        if not isinstance(kind := value.get("action_type"), str):
+            continue
+        kind, argument = kind.strip().lower(), value.get("argument")
+        if argument is None and kind in ("none", "leave"):
+            argument = ""
+        if kind in ACTIONS and isinstance(argument, str):
+            return kind, " ".join(_clean(argument).split())
+    return None
 
 
 def objects_in(text: str, decoder: json.JSONDecoder = _DECODER) -> Iterator[tuple[int, int, dict[str, Any]]]:
@@ -258,44 +265,19 @@ def run_id(identity: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps([PROMPTS, identity], sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _action(value: dict[str, Any]) -> tuple[str, str] | None:
-    if not isinstance(kind := value.get("action_type"), str):
-        return None
-    kind, argument = kind.strip().lower(), value.get("argument")
-    if argument is None and kind in ("none", "leave"):
-        argument = ""
-    if kind not in ACTIONS or not isinstance(argument, str):
-        return None
-    return kind, " ".join(_clean(argument).split())
-
-
 def _clean(text: str) -> str:
     """Replace unpaired surrogates, which tokenizers reject."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _described(action: str, argument: str) -> str:
-    match action:
-        case "none":
-            return "did nothing"
-        case "speak":
-            return f'said: "{argument}"'
-        case "leave":
-            return "left the conversation"
-        case _:
-            return f"[{action}] {argument}"
-
-
 def _context(setting: Setting, seen: list[str], goals: list[str], viewer: str) -> str:
     first, second = (agent.name for agent in setting.agents)
-    lines = [
-        "The context of this interaction:",
-        f"Scenario: {rendered(setting.scenario.text, viewer)}",
-        f"Participants: {first} and {second}",
-        *(
-            f"{agent.name}'s background: {known or 'Unknown'}"
-            for agent, known in zip(setting.agents, seen, strict=True)
-        ),
-        *(f"{agent.name}'s goal: {goal or 'Unknown'}" for agent, goal in zip(setting.agents, goals, strict=True)),
-    ]
-    return "\n".join(lines)
+    return (
+        "The context of this interaction:\n"
+        f"Scenario: {rendered(setting.scenario.text, viewer)}\n"
+        f"Participants: {first} and {second}\n"
+        f"{first}'s background: {seen[0] or 'Unknown'}\n"
+        f"{second}'s background: {seen[1] or 'Unknown'}\n"
+        f"{first}'s goal: {goals[0] or 'Unknown'}\n"
+        f"{second}'s goal: {goals[1] or 'Unknown'}"
+    )

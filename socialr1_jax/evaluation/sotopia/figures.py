@@ -1,9 +1,6 @@
 """Figures of a set: both agents' scores with intervals, and rates of unusable replies and verdicts."""
 
-from __future__ import annotations
-
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -36,7 +33,6 @@ class SetFigures(NamedTuple):
     """Figures of the tested agent and of its partner, by dimension.
 
     counts: episodes `expected` and `played`; of those played `judged`, `judge_failed` and `not_judged`.
-
     rates: `parse_failures` and `truncated` over the tested agent's turns, with the prefix `partner_` over the
     partner's; over played episodes `judge_failed` and the endings `left`, `stale`, `turn_limit`. NaN if none is played.
     """
@@ -54,37 +50,23 @@ def figures(
 
     Goal is first, then the other dimensions and `overall`, the unweighted mean of an episode's seven scores.
     """
-    played = [setting for setting in settings if setting.key in episodes]
-    status = {setting.key: verdicts[setting.key]["status"] if setting.key in verdicts else "" for setting in played}
-    judged = [setting for setting in played if status[setting.key] == "ok"]
+    played = [(setting, episodes[setting.key]) for setting in settings if setting.key in episodes]
+    status = [verdicts[setting.key]["status"] if setting.key in verdicts else "" for setting, _ in played]
+    judged = [setting for (setting, _), state in zip(played, status, strict=True) if state == "ok"]
+    failed = status.count("judge_failed")
+    counts = {"expected": len(settings), "played": len(played), "judged": len(judged), "judge_failed": failed}
+    counts["not_judged"] = len(played) - len(judged) - failed
+    rates = {}
+    for prefix, own in (("", True), ("partner_", False)):
+        turns = [turn for setting, row in played for turn in row["turns"] if (turn["agent"] == setting.tested) == own]
+        rates[f"{prefix}parse_failures"] = _share(not turn["parsed"] for turn in turns)
+        rates[f"{prefix}truncated"] = _share(turn["truncated"] for turn in turns)
+    rates["judge_failed"] = _share(state == "judge_failed" for state in status)
+    rates |= {ending: _share(row["ended"] == ending for _, row in played) for ending in ENDINGS}
     clusters = [setting.scenario.id for setting in judged]
-    scores = [verdicts[setting.key]["scores"] for setting in judged]
-    of_tested = [both[setting.tested] for setting, both in zip(judged, scores, strict=True)]
-    of_partner = [both[1 - setting.tested] for setting, both in zip(judged, scores, strict=True)]
-    rows = [(setting, episodes[setting.key]) for setting in played]
-    tested = [turn for setting, row in rows for turn in row["turns"] if turn["agent"] == setting.tested]
-    partner = [turn for setting, row in rows for turn in row["turns"] if turn["agent"] != setting.tested]
-    endings = Counter(row["ended"] for _, row in rows)
-    failed = sum(state == "judge_failed" for state in status.values())
-    return SetFigures(
-        _by_dimension(of_tested, clusters),
-        _by_dimension(of_partner, clusters),
-        {
-            "expected": len(settings),
-            "played": len(played),
-            "judged": len(judged),
-            "judge_failed": failed,
-            "not_judged": len(played) - len(judged) - failed,
-        },
-        {
-            "parse_failures": _share(not turn["parsed"] for turn in tested),
-            "truncated": _share(turn["truncated"] for turn in tested),
-            "partner_parse_failures": _share(not turn["parsed"] for turn in partner),
-            "partner_truncated": _share(turn["truncated"] for turn in partner),
-            "judge_failed": failed / len(played) if played else math.nan,
-        }
-        | {ending: endings[ending] / len(played) if played else math.nan for ending in ENDINGS},
-    )
+    scores = [(setting.tested, verdicts[setting.key]["scores"]) for setting in judged]
+    of_tested, of_partner = [both[tested] for tested, both in scores], [both[1 - tested] for tested, both in scores]
+    return SetFigures(_by_dimension(of_tested, clusters), _by_dimension(of_partner, clusters), counts, rates)
 
 
 def _by_dimension(scores: Sequence[Mapping[str, int]], clusters: Sequence[str]) -> dict[str, Figure]:

@@ -6,8 +6,6 @@ the transcript that no utterance can contain, and contradicting verdicts are rej
 fence nor code, but the other measures apply.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re
@@ -18,13 +16,12 @@ from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
-from socialr1_jax.evaluation.request import Messages
+from socialr1_jax.evaluation.request import Messages, chat
 from socialr1_jax.evaluation.rows import JsonRow, RowFile
 from socialr1_jax.evaluation.sotopia.episode import Episode, Setting, Utterance, objects_in, seed_of
 from socialr1_jax.evaluation.sotopia.official import AGENTS, judge_prompt, object_schema
 from socialr1_jax.evaluation.sotopia.play import Call, Speaker, feed
 from socialr1_jax.rewards.rubric import folded_keys, material_hash
-from socialr1_jax.runtime.interrupt import NEVER, Stop
 
 
 class Dimension(NamedTuple):
@@ -80,6 +77,7 @@ _AGENT_SCHEMA = object_schema({name: _score_schema(one) for name, one in DIMENSI
 # JSON Schema of the judge's reply, for servers with structured output.
 SCHEMA = object_schema({"code": {"type": "string"}, **dict.fromkeys(AGENTS, _AGENT_SCHEMA)}, closed=True)
 PROMPT = "3"  # version of the judge's prompt, part of its run id
+TRIES = 3
 
 _NO_REPLY = "error: "  # prefix of the cause if the call failed
 _WRAPPER = "evaluations"  # key around the agents in the official form
@@ -107,19 +105,14 @@ def judge(
     file: Path,
     *,
     run: str,
-    tries: int = 3,
-    at_once: int | None = None,
     on_verdict: Callable[[JsonRow], None] = lambda _: None,
-    stop: Stop = NEVER,
 ) -> dict[str, JsonRow]:
     """Judge the episodes of `settings` that have no valid verdict of this judge in `file`, and append every verdict.
 
     episodes: rows by key, as in `Played.episodes`. run: `run_id` of the judge; verdicts of other judges stay in the
-    file and are ignored. An invalid reply is retried with the reason added to the prompt, up to `tries` attempts; then
+    file and are ignored. An invalid reply is retried with the reason added to the prompt, up to `TRIES` attempts; then
     the verdict's status is "judge_failed". A failed call is "judge_failed" without retries. The next call of `judge`
-    tries both kinds again.
-
-    Returns the verdicts by the episode's key, valid and failed. Raises Interrupted if `stop` is set.
+    tries both kinds again. Returns the verdicts by the episode's key, valid and failed.
     """
     by_key = {setting.key: setting for setting in settings if setting.key in episodes}
     played = {key: Episode.from_row(setting, episodes[key]) for key, setting in by_key.items()}
@@ -154,7 +147,7 @@ def judge(
             except BadVerdict as bad:
                 if reply.error:
                     row["tries"] = attempt
-                elif attempt + 1 - before[key] < tries:
+                elif attempt + 1 - before[key] < TRIES:
                     return ask(key, attempt + 1, str(bad))
                 row |= {"status": "judge_failed", "cause": str(bad)}
             rows.append(row)
@@ -162,20 +155,17 @@ def judge(
             on_verdict(row)
             return []
 
-        feed([speaker], begin, take, at_once=at_once, stop=stop)
+        feed([speaker], begin, take)
     return verdicts
 
 
 def judge_messages(episode: Episode, cause: str = "") -> Messages:
     """Return the judge's prompt; `cause` says why its last reply was invalid."""
-    setting = episode.setting
-    if setting.wording:
-        text = judge_prompt(setting.wording, setting, episode.turns, DIMENSIONS)
-    else:
-        text = _own_prompt(episode)
+    setting, wording = episode.setting, episode.setting.wording
+    text = judge_prompt(wording, setting, episode.turns, DIMENSIONS) if wording else _own_prompt(episode)
     if cause:
         text += f"\n\nYour last reply could not be used ({cause}). Give the whole JSON object, in this form."
-    return ({"role": "user", "content": text},)
+    return chat(text)
 
 
 def _own_prompt(episode: Episode) -> str:
@@ -266,16 +256,11 @@ def _scores(value: Any, agent: str) -> Scores:
             raise BadVerdict(f"{agent}: {name} is missing")
         if not isinstance(entry["reasoning"], str):
             raise BadVerdict(f"{agent}: the reasoning of {name} is no text")
-        score = _integer(entry["score"], dimension)
-        if score is None:
+        try:
+            score = _LENIENT.validate_python(entry["score"])
+        except ValidationError:
+            score = None
+        if score is None or not dimension.low <= score <= dimension.high:
             raise BadVerdict(f"{agent}: {name} is no integer from {dimension.low} to {dimension.high}")
         values[name], reasons[name] = score, entry["reasoning"]
     return Scores(values, reasons)
-
-
-def _integer(value: Any, one: Dimension) -> int | None:
-    try:
-        score = _LENIENT.validate_python(value)
-    except ValidationError:
-        return None
-    return score if one.low <= score <= one.high else None

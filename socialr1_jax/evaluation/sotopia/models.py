@@ -1,7 +1,5 @@
 """Speakers for SOTOPIA: a local model with continuous batching, and a model behind an endpoint."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from concurrent import futures
 from dataclasses import replace
@@ -35,13 +33,9 @@ class LocalSpeaker:
         if self._longest < 1:
             raise BenchmarkError(f"a reply of {new_tokens} tokens takes all {model.positions} positions of the model")
         self._model, self._on = model, partial(jax.set_mesh, model.mesh)
+        engine = replace(model.engine, memory=memory, share_prefixes=False)
         with self._on():
-            self._feed = Feed(
-                replace(model.engine, memory=memory, share_prefixes=False),
-                model.sampling(new_tokens),
-                prompt_tokens=self._longest,
-                rows=rows,
-            )
+            self._feed = Feed(engine, model.sampling(new_tokens), prompt_tokens=self._longest, rows=rows)
         self._asked: dict[int, str] = {}
         self._too_long: list[str] = []
         self.busy: list[float] = []  # share of busy rows in segments with enough turns to fill all
@@ -95,8 +89,7 @@ class EndpointSpeaker:
 def spoken(reply: Reply) -> Utterance:
     """Strip the thoughts from a reply; text is "" and truncated if they do not end."""
     if reply.finish_reason in FAILED:
-        return Utterance(
-            "", error=f"no reply: {reply.cause} {reply.reason}" if reply.cause else "no reply: not finite numbers"
-        )
+        why = f"{reply.cause} {reply.reason}" if reply.cause else "not finite numbers"
+        return Utterance("", error=f"no reply: {why}")
     text = without_thoughts(reply.text)
     return Utterance(text or "", truncated=text is None or reply.finish_reason == "length")

@@ -88,9 +88,7 @@ def judge_schema(wording: Wording, dimensions: Mapping[str, Dimension]) -> dict[
             scores[name] = {**asks, **pair, "title": _title(name), "type": "array"}
     of_agent = object_schema(scores, _DIMENSIONS, closed=head, description=wording.text("dimensions"))
     if not head:
-        both = object_schema(
-            {f"{agent}_evaluation": _REF for agent in AGENTS}, f"EvaluationForTwoAgents[{_DIMENSIONS}]"
-        )
+        both = object_schema({f"{name}_evaluation": _REF for name in AGENTS}, f"EvaluationForTwoAgents[{_DIMENSIONS}]")
         return {"$defs": {_DIMENSIONS: of_agent}, **both}
     defs = {}
     for kind in sorted(_KINDS.values()):

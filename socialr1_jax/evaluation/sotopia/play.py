@@ -3,8 +3,6 @@
 Each episode advances as soon as its reply arrives, which keeps the speakers' slots full until few episodes are left.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +12,6 @@ from socialr1_jax.evaluation.request import Messages
 from socialr1_jax.evaluation.rows import JsonRow, RowFile, read_rows
 from socialr1_jax.evaluation.sotopia.episode import ACTIONS, Episode, Setting, Turn, Utterance
 from socialr1_jax.evaluation.task import BenchmarkError
-from socialr1_jax.runtime.interrupt import NEVER, Interrupted, Stop
 
 WAIT = 1.0  # longest poll in seconds if no other speaker has work
 SHORT_WAIT = 0.01  # if another one has
@@ -55,17 +52,12 @@ def play(
     file: Path,
     *,
     run: str,
-    at_once: int | None = None,
     on_end: Callable[[JsonRow], None] = lambda _: None,
-    stop: Stop = NEVER,
 ) -> Played:
     """Play the episodes that are missing in `file`, and append each one when it ends.
 
-    run: `run_id` of the players. at_once: number of concurrent episodes; the default is twice the slots of the distinct
-    speakers, because only one agent of an episode speaks at a time. on_end: called with each new row. An episode is
-    abandoned and reported in `failed` if a reply is an error.
-
-    Raises BenchmarkError if the file has episodes of another run, and Interrupted if `stop` is set.
+    run: `run_id` of the players. on_end: called with each new row. An episode is abandoned and reported in `failed` if
+    a reply is an error. Raises BenchmarkError if the file has episodes of another run.
     """
     speakers = (tested, partner)
     failed: dict[str, str] = {}
@@ -97,13 +89,7 @@ def play(
                 return []
             return go_on(episode.after(reply))
 
-        feed(
-            speakers,
-            lambda: go_on(Episode(waiting.popleft())) if waiting else None,
-            take,
-            at_once=at_once,
-            stop=stop,
-        )
+        feed(speakers, lambda: go_on(Episode(waiting.popleft())) if waiting else None, take)
     wanted = {setting.key for setting in settings}
     return Played({key: row for key, row in known.items() if key in wanted}, failed)
 
@@ -112,18 +98,17 @@ def feed(
     speakers: Sequence[Speaker],
     begin: Callable[[], list[Call] | None],
     take: Callable[[str, Utterance], list[Call]],
-    *,
-    at_once: int | None,
-    stop: Stop,
 ) -> None:
-    """Run up to `at_once` chains of turns (by default twice the slots of the speakers) until all are finished.
+    """Run chains of turns until all are finished, at once twice as many as the speakers have slots.
+
+    Only one agent of an episode speaks at a time, so half of the chains would leave slots empty.
 
     begin: returns the first turn of a new chain, None if there are no more. take: returns the turns that follow a
     reply, none or one. Raises RuntimeError if a speaker answers a turn that is not pending.
     """
     distinct = list({id(speaker): speaker for speaker in speakers}.values())
     in_hand: dict[int, set[str]] = {id(speaker): set() for speaker in distinct}
-    most = at_once or 2 * sum(speaker.slots for speaker in distinct)
+    most = 2 * sum(speaker.slots for speaker in distinct)
 
     def ask(turns: list[Call]) -> None:
         for speaker, key, messages, seed in turns:
@@ -132,8 +117,6 @@ def feed(
 
     more = True
     while True:
-        if stop.asked:
-            raise Interrupted
         while more and sum(map(len, in_hand.values())) < most:
             first = begin()
             more = first is not None

@@ -1,10 +1,8 @@
 """Scenarios, agents and pairs from SOTOPIA's files, and the parts of them visible to each side."""
 
-from __future__ import annotations
-
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from itertools import starmap
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -53,13 +51,20 @@ class Agent:
 
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
-    """A situation with a goal for each of two agents. relationship: index into `RELATIONSHIPS`."""
+    """A situation with a goal for each of two agents. relationship: index in `RELATIONSHIPS`; hard: is in that set."""
 
     id: str
     codename: str
     text: str
     goals: tuple[str, str]
     relationship: int
+    hard: bool = False
+
+    def is_in(self, name: SetName) -> bool:
+        """Return whether the scenario is in a set; its codename decides for the cooperative and competitive sets."""
+        if name in _CODENAMES:
+            return _CODENAMES[name] in self.codename.lower()
+        return name == "all" or self.hard
 
 
 class AgentPair(NamedTuple):
@@ -69,35 +74,16 @@ class AgentPair(NamedTuple):
     agents: tuple[Agent, Agent]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Benchmark(Data):
-    """SOTOPIA's files; the items are the pairs. relationships: by two agents' ids. hard: scenario ids."""
-
-    scenarios: Mapping[str, Scenario]
-    agents: Mapping[str, Agent]
-    relationships: Mapping[tuple[str, str], int]
-    hard: frozenset[str]
-
-    @property
-    def pairs(self) -> tuple[AgentPair, ...]:
-        return tuple(self.items)
-
-    def is_in(self, name: SetName, scenario: Scenario) -> bool:
-        """Return whether a scenario is in a set; its codename decides for the cooperative and competitive sets."""
-        if name in _CODENAMES:
-            return _CODENAMES[name] in scenario.codename.lower()
-        return name == "all" or scenario.id in self.hard
-
-    def pairs_of(self, name: SetName) -> tuple[AgentPair, ...]:
-        return tuple(pair for pair in self.pairs if self.is_in(name, pair.scenario))
-
-
-def load(folder: Path) -> Benchmark:
-    """Load the five files. Raises BenchmarkError naming the file, the row and its fault."""
+def load(folder: Path) -> Data:
+    """Load the pairs from the five files. Raises BenchmarkError naming the file, the row and its fault."""
     reading = Reading(folder)
     paths = {name: reading.find(name) for name in _FILES}
     rows = {name: reading.rows(path) for name, path in paths.items() if path.suffix == ".jsonl"}
-    scenarios = {scenario.id: scenario for scenario in starmap(_scenario, rows["environment_profiles.jsonl"])}
+    used_file = paths["used_env.json"]
+    used = read_json(used_file)
+    hard, wanted = (frozenset(texts(used, name, str(used_file))) for name in ("sotopia_hard_env", "sotopia_env"))
+    given = (_scenario(where, row, hard) for where, row in rows["environment_profiles.jsonl"])
+    scenarios = {scenario.id: scenario for scenario in given}
     agents = {agent.id: agent for agent in starmap(_agent, rows["agent_profiles.jsonl"])}
     relationships = {
         (text(row, "agent1_id", where), text(row, "agent2_id", where)): _relationship(row, where)
@@ -111,23 +97,11 @@ def load(folder: Path) -> Benchmark:
         if len(ids) != 2 or ids[0] == ids[1] or not agents.keys() >= set(ids):
             raise BenchmarkError(f"{where}: 'agent_ids' {ids} are not two of the agents")
         pairs.append(AgentPair(scenario, (agents[ids[0]], agents[ids[1]])))
-    used = read_json(paths["used_env.json"])
-    hard = frozenset(texts(used, "sotopia_hard_env", str(paths["used_env.json"])))
-    wanted = set(texts(used, "sotopia_env", str(paths["used_env.json"])))
     if wanted != scenarios.keys() or not hard <= wanted:
-        raise BenchmarkError(f"{paths['used_env.json']}: its scenarios are not those of environment_profiles.jsonl")
+        raise BenchmarkError(f"{used_file}: its scenarios are not those of environment_profiles.jsonl")
     reading.count(len(pairs), PAIRS, "pairs of agents")
     data = reading.data(pairs)
-    return Benchmark(
-        items=pairs,
-        files=data.files,
-        remarks=data.remarks + _contradictions(pairs, relationships),
-        whole=data.whole,
-        scenarios=scenarios,
-        agents=agents,
-        relationships=relationships,
-        hard=hard,
-    )
+    return replace(data, remarks=data.remarks + _contradictions(pairs, relationships))
 
 
 def rendered(raw: str, viewer: str) -> str:
@@ -175,7 +149,7 @@ def own_profile(agent: Agent) -> str:
     return f"{seen_of(agent, len(RELATIONSHIPS) - 1)} Secret: {agent.secret}"
 
 
-def _scenario(where: str, row: Any) -> Scenario:
+def _scenario(where: str, row: Any, hard: Collection[str]) -> Scenario:
     goals = texts(row, "agent_goals", where)
     if len(goals) != 2:
         raise BenchmarkError(f"{where}: {len(goals)} goals instead of 2")
@@ -185,6 +159,7 @@ def _scenario(where: str, row: Any) -> Scenario:
         text=text(row, "scenario", where),
         goals=(goals[0], goals[1]),
         relationship=_relationship(row, where),
+        hard=row["env_id"] in hard,
     )
 
 

@@ -1,10 +1,9 @@
 """SOTOPIA from configuration to results: players, judge, files and notes."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from socialr1_jax.chat.answers import SettingNames
@@ -21,7 +20,7 @@ from socialr1_jax.evaluation.sotopia.models import EndpointSpeaker, LocalSpeaker
 from socialr1_jax.evaluation.sotopia.official import judge_schema, rules_of
 from socialr1_jax.evaluation.sotopia.play import Played, Speaker, play, read_episodes
 from socialr1_jax.evaluation.sotopia.profiles import SETS
-from socialr1_jax.evaluation.task import BenchmarkError
+from socialr1_jax.evaluation.task import BenchmarkError, Data
 from socialr1_jax.evaluation.wording import FILE, note_on, with_wording, wording_of
 from socialr1_jax.runtime.terminal import counted
 
@@ -29,26 +28,13 @@ NAME = "sotopia"
 PROTOCOLS: tuple[ProtocolName, ...] = ("official",)
 TEMPERATURE = 0.7  # the agents' default in the authors' code
 EPISODES, VERDICTS = "samples_sotopia.jsonl", "verdicts_sotopia.jsonl"
-
-
 _PARTNER = SettingNames("partner", "partner_url", "partner_options")
 _JUDGE = SettingNames("judge", "judge_url", "judge_options")
-
-
-class About(NamedTuple):
-    """Facts about SOTOPIA that other benchmarks state in their `Task`."""
-
-    title: str
-    source: str
-    licence: str
-    published: tuple[int, str]
-
-
-ABOUT = About(
-    "SOTOPIA: goals in conversations, seven scores by a judge",
-    "sotopia-lab/sotopia-space @ 12c13d8 (profiles), sotopia-lab/sotopia-pi @ 245fa7b (used_env.json)",
-    "code MIT; data: cc, by the card",
-    (profiles.PAIRS, "pairs of agents"),
+ABOUT = SimpleNamespace(  # what other benchmarks state in their `Task`
+    title="SOTOPIA: goals in conversations, seven scores by a judge",
+    source="sotopia-lab/sotopia-space @ 12c13d8 (profiles), sotopia-lab/sotopia-pi @ 245fa7b (used_env.json)",
+    licence="code MIT; data: cc, by the card",
+    published=(profiles.PAIRS, "pairs of agents"),
 )
 
 
@@ -65,7 +51,7 @@ class Players(NamedTuple):
                 player.close()
 
 
-def load_benchmark(data_dir: Path, rules: Rules | None = None) -> profiles.Benchmark:
+def load_benchmark(data_dir: Path, rules: Rules | None = None) -> Data:
     """Load the five files, with the authors' wording if available.
 
     Raises BenchmarkError, also if the wording is of a different version than `rules`.
@@ -113,9 +99,7 @@ def make_players(config: EvaluateConfig, tested: Respondent) -> Players:
     return Players(tested, partner, judge)
 
 
-def run_sotopia(
-    config: EvaluateConfig, benchmark: profiles.Benchmark, players: Players, said: Callable[[str], None]
-) -> TaskResult:
+def run_sotopia(config: EvaluateConfig, benchmark: Data, players: Players, said: Callable[[str], None]) -> TaskResult:
     """Play and judge the episodes missing in `samples_sotopia.jsonl` and `verdicts_sotopia.jsonl` of `config.output`.
 
     Calls `said` with a progress text for each episode and each verdict, `work` times in all. Raises BenchmarkError.
@@ -149,12 +133,12 @@ def run_sotopia(
     return _result(config, benchmark, settings, played, verdicts, who | filled, time.perf_counter() - started)
 
 
-def settings_of(config: EvaluateConfig, benchmark: profiles.Benchmark) -> list[Setting]:
+def settings_of(config: EvaluateConfig, benchmark: Data) -> list[Setting]:
     settings = episodes_of(benchmark, config.sotopia_set, config.num_samples, config.sotopia_rules)
     return settings[: config.limit or None]
 
 
-def work(config: EvaluateConfig, benchmark: profiles.Benchmark) -> int:
+def work(config: EvaluateConfig, benchmark: Data) -> int:
     """Return the number of progress texts of `run_sotopia`: one for each episode and each verdict."""
     return len(settings_of(config, benchmark)) * (1 if config.predict_only else 2)
 
@@ -226,7 +210,7 @@ def _speaker(
 
 def _result(
     config: EvaluateConfig,
-    benchmark: profiles.Benchmark,
+    benchmark: Data,
     settings: Sequence[Setting],
     played: Played,
     verdicts: Mapping[str, JsonRow],
@@ -241,7 +225,7 @@ def _result(
     notes += [*benchmark.notes, note_on(NAME, benchmark), *skipped_notes(NAME, config, PROTOCOLS)]
     complete = not played.failed
     for name in SETS if config.sotopia_set == "all" else (config.sotopia_set,):
-        chosen = [one for one in settings if benchmark.is_in(name, one.scenario)]
+        chosen = [one for one in settings if one.scenario.is_in(name)]
         if not chosen:
             continue
         of_set = figures(chosen, played.episodes, verdicts)

@@ -1,7 +1,5 @@
 """Benchmarks by name, one per file, each imported on first use."""
 
-from __future__ import annotations
-
 from importlib import import_module
 
 from socialr1_jax.config.evaluation import is_question_source

@@ -6,11 +6,9 @@ other reply is wrong. The figures `ours/reader/...` also accept an object within
 number; `ours/mean_en` is the mean of EU and EA in English (200 each, so also their micro average).
 """
 
-from __future__ import annotations
-
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -28,7 +26,7 @@ from socialr1_jax.evaluation.metrics import (
     all_right,
     by_group,
     grouped,
-    mean_metric,
+    item_mean,
 )
 from socialr1_jax.evaluation.request import Messages, Request, Wording, chat
 from socialr1_jax.evaluation.task import BenchmarkError, Data, Decoding, Hub, Task, ways
@@ -119,11 +117,11 @@ def requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:
     Only the shuffled orders of `paper` depend on the seed.
     """
 
-    def build(item: Mapping[str, Any]) -> list[Request]:
+    def build(item: Mapping[str, Any]) -> Iterable[Request]:
         if protocol == "social_r1":
             return _social_r1(item)
         if protocol == "paper":
-            return emobench_paper.requests(item, _questions(item), _meta(item), seed)
+            return emobench_paper.requests(item, list(_questions(item)), _meta(item), seed)
         return [_official(item, data.wording or _OWN, protocol == "official_cot")]
 
     prompts: list[Request] = []
@@ -135,19 +133,12 @@ def requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:
     return prompts
 
 
-def _questions(item: Mapping[str, Any]) -> list[tuple[str, str, list[str], str]]:
-    """Return (name, question, options, gold letter) for the questions of a row."""
-    language = item["language"]
+def _questions(item: Mapping[str, Any]) -> Iterator[tuple[str, str, list[str], str]]:
+    """Yield (name, question, options, gold letter) for the questions of a row."""
     names = ("emotion", "cause") if item["part"] == "EU" else ("EA",)
-    return [
-        (
-            name,
-            _QUESTIONS[name, language].format(subject=item["subject"], kind=_kind(item)),
-            item[options],
-            letter_of(item[label], item[options], name),
-        )
-        for name, (options, label) in zip(names, _CHOICES[item["part"]], strict=True)
-    ]
+    for name, (options, label) in zip(names, _CHOICES[item["part"]], strict=True):
+        question = _QUESTIONS[name, item["language"]].format(subject=item["subject"], kind=_kind(item))
+        yield name, question, item[options], letter_of(item[label], item[options], name)
 
 
 def _kind(item: Mapping[str, Any]) -> str:
@@ -259,7 +250,7 @@ def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metri
     """
     if protocol != "paper":
         return _figures(graded, protocol)
-    votes = emobench_paper.voted(graded)
+    votes = list(emobench_paper.voted(graded))
     by_name = _figures(votes, protocol)
     for order, rows in by_group(votes, "order").items():
         by_name |= {f"order_{order}/{name}": m for name, m in _figures(rows, protocol).items() if "/" not in name}
@@ -298,8 +289,7 @@ def _one_question(eu: Sequence[Graded], name: str) -> Metric:
         return accuracy([row for row in eu if row.request.meta["question"] == name])
     place = ("emotion", "cause").index(name)
     answers = [(row.grade.answer.split(","), row.request.gold.split(",")) for row in eu]
-    right = [float(answer != [""] and answer[place] == gold[place]) for answer, gold in answers]
-    return mean_metric(right, [row.request.item for row in eu])
+    return item_mean(eu, [float(answer != [""] and answer[place] == gold[place]) for answer, gold in answers])
 
 
 TASK = Task(

@@ -7,11 +7,9 @@ three shuffled ones, drawn by the seed here (the authors' are in files with olde
 words. The authors' decoding for open models also bans repeated bigrams, which is left out here.
 """
 
-from __future__ import annotations
-
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -49,10 +47,9 @@ AskedQuestion = tuple[str, str, list[str], str]  # name, words, options, gold le
 
 def requests(
     item: Mapping[str, Any], asked: Sequence[AskedQuestion], meta: Mapping[str, Any], seed: int
-) -> list[Request]:
-    """Return the prompts of a row, five tries in each of four orders; for EU these ask for the emotion."""
+) -> Iterator[Request]:
+    """Yield the prompts of a row, five tries in each of four orders; for EU these ask for the emotion."""
     rng = random.Random(f"emobench {seed} {item['part']} {item['qid']}")
-    prompts = []
     for order in range(1, ORDERS + 1):
         shown, golds = [], []
         for _, _, options, gold in asked:
@@ -63,18 +60,15 @@ def requests(
         if len(asked) > 1:
             about |= {"scenario": item["scenario"], "subject": item["subject"]}
         for number in range(1, TRIES + 1):
-            prompts.append(
-                Request(
-                    id=f"{item['part']}-{item['language']}-{item['qid']}-order{order}-try{number}",
-                    item=f"{item['part']}-{item['qid']}",
-                    messages=_messages(item["language"], item["scenario"], asked[0][1], shown[0]),
-                    gold=",".join(golds),
-                    meta=about | {"try": number},
-                    max_new_tokens=_NEW_TOKENS,
-                    follow_up=len(asked) > 1,
-                )
+            yield Request(
+                id=f"{item['part']}-{item['language']}-{item['qid']}-order{order}-try{number}",
+                item=f"{item['part']}-{item['qid']}",
+                messages=_messages(item["language"], item["scenario"], asked[0][1], shown[0]),
+                gold=",".join(golds),
+                meta=about | {"try": number},
+                max_new_tokens=_NEW_TOKENS,
+                follow_up=len(asked) > 1,
             )
-    return prompts
 
 
 def follow_up(request: Request, reply: str) -> Request:
@@ -118,17 +112,15 @@ def _letter(reply: str, options: Sequence[str], meta: Mapping[str, Any]) -> str:
     return ""
 
 
-def voted(graded: Sequence[Graded]) -> list[Graded]:
-    """Return each question under each order with the majority of its replies; the first one wins a tie."""
+def voted(graded: Sequence[Graded]) -> Iterator[Graded]:
+    """Yield each question under each order with the majority of its replies; the first one wins a tie."""
     units = ("language", "order")
-    votes = []
     for rows in grouped(graded, lambda row: (row.request.item, *map(row.request.meta.get, units))).values():
         request = rows[0].request
         places = request.gold.count(",") + 1
         answers = [row.grade.answer.split(",") if row.grade.answer else [NO_ANSWER] * places for row in rows]
         answer = ",".join(map(_majority, zip(*answers, strict=True)))
-        votes.append(Graded(request, Grade(answer, float(answer == request.gold))))
-    return votes
+        yield Graded(request, Grade(answer, float(answer == request.gold)))
 
 
 def _majority(answers: Sequence[str]) -> str:

@@ -8,11 +8,9 @@ In the file recovered from mirrors unknown fields are null. Questions that need 
 notes, and `.../sets` is the number of sets behind ALL, which is then not the published FANToM score.
 """
 
-from __future__ import annotations
-
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,13 +49,14 @@ class _Question(NamedTuple):
 
 
 def load(folder: Path) -> Data:
-    """Load the sets from the official or the recovered file. Raises BenchmarkError."""
+    """Load the sets, each with `lasts`: is the right answer of a belief's choice the last? Raises BenchmarkError."""
     reading = Reading(folder)
     rows = reading.rows(reading.find("fantom_v1.json", "fantom_v1_recovered.json"), "set")
     for where, item in rows:
         _check(item, where)
         reading.once(item["set_id"], f"{where}: the set_id {item['set_id']} occurs twice")
-    items = [item for _, item in rows]
+    draw = random.Random(_ORDER_SEED)  # one draw per belief question over all sets, as in the official loader
+    items = [{**item, "lasts": [draw.choice([True, False]) for _ in item["beliefQAs"]]} for _, item in rows]
     reading.count(len(items), _SETS, "sets")
     notes = [_skipped_note(items, context) for context in CONTEXTS]
     if hopeless := [item["set_id"] for item in items if _is_hopeless(item["answerabilityQA_list"])]:
@@ -94,14 +93,12 @@ def _check(item: Any, where: str) -> None:
                 raise BenchmarkError(f"{at}: the answer is {question['correct_answer']!r}, not yes, no or no:long")
 
 
-def _skipped_note(items: list[Mapping[str, Any]], context: str) -> str:
+def _skipped_note(items: Sequence[Mapping[str, Any]], context: str) -> str:
     """Return a note with the number of skipped questions of a context; "" if there are none."""
     skipped: Counter[str] = Counter()
     whole = 0
-    for item, lasts in zip(items, _draws(items), strict=True):
-        missing = [
-            question.kind for question in _questions(item, context, lasts) if not _is_known(item, context, question)
-        ]
+    for item in items:
+        missing = [question.kind for question in _questions(item, context) if not _is_known(item, context, question)]
         skipped.update(missing)
         whole += not [kind for kind in missing if kind != "fact"]
     if not skipped:
@@ -121,18 +118,11 @@ def _is_known(item: Mapping[str, Any], context: str, question: _Question) -> boo
     return None not in (item[f"{context}_context"], question.body, question.gold)
 
 
-def _draws(items: Any) -> Iterator[list[bool]]:
-    """Yield for each set's belief questions whether the right answer is last, drawn over all sets in file order."""
-    source = random.Random(_ORDER_SEED)
-    for item in items:
-        yield [source.choice([True, False]) for _ in item["beliefQAs"]]
-
-
-def _questions(item: Mapping[str, Any], context: str, lasts: list[bool]) -> Iterator[_Question]:
+def _questions(item: Mapping[str, Any], context: str) -> Iterator[_Question]:
     """Yield all questions of a set in a context, known or not."""
     fact, answer = item["factQA"]["question"], item["factQA"]["correct_answer"]
     yield _Question("fact", "fact", f"Question: {fact}\nAnswer:", answer, "", {})
-    for i, (belief, last) in enumerate(zip(item["beliefQAs"], lasts, strict=True)):
+    for i, (belief, last) in enumerate(zip(item["beliefQAs"], item["lasts"], strict=True)):
         question, right, wrong = belief["question"], belief["correct_answer"], belief["wrong_answer"]
         access = belief["missed_info_accessibility"]
         meta = {"tom_type": belief.get("tom_type"), "character": _believer(question)}
@@ -198,8 +188,8 @@ def requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:
     """
     prompts = []
     for context in CONTEXTS:
-        for item, lasts in zip(data.items, _draws(data.items), strict=True):
-            questions = list(_questions(item, context, lasts))
+        for item in data.items:
+            questions = list(_questions(item, context))
             known = [question for question in questions if _is_known(item, context, question)]
             skipped = {(question.access, question.kind) for question in questions if question not in known}
             for question in known:

@@ -1,7 +1,5 @@
 """FANToM's grades and figures, by the rules of skywalker023/fantom @ ebd35eb; figures are fractions, not x 100."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,7 +15,9 @@ from socialr1_jax.evaluation.metrics import (
     all_right,
     by_group,
     grouped,
+    item_mean,
     mean_metric,
+    prefixed,
 )
 from socialr1_jax.evaluation.request import Request
 from socialr1_jax.evaluation.task import Embedder
@@ -90,13 +90,11 @@ def embed_grades(graded: Sequence[Graded], embed: Embedder) -> list[Graded]:
 
     Similarity is the cosine (all-roberta-large-v1); a tie is wrong. All texts are embedded in one call.
     """
-    waiting = [i for i, row in enumerate(graded) if math.isnan(row.grade.value)]
-    pairs = []
-    for i in waiting:
-        request, answer = graded[i].request, graded[i].grade.answer
-        pairs += [(answer, request.gold), (answer, request.meta["wrong"])]
-    cosines = similarities(pairs, embed)
     regraded = list(graded)
+    waiting = [i for i, row in enumerate(graded) if math.isnan(row.grade.value)]
+    answers = [(graded[i].grade.answer, graded[i].request) for i in waiting]
+    pairs = [(answer, text) for answer, request in answers for text in (request.gold, request.meta["wrong"])]
+    cosines = similarities(pairs, embed)
     for i, right, wrong in zip(waiting, cosines[::2], cosines[1::2], strict=True):
         regraded[i] = graded[i]._replace(grade=graded[i].grade._replace(value=float(right > wrong)))
     return regraded
@@ -116,7 +114,7 @@ def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metri
     figures = _social_r1 if protocol == "social_r1" else _official
     by_name: dict[str, Metric] = {}
     for context in sorted(contexts, reverse=True):  # short, full
-        by_name |= {f"{context}/{name}": metric for name, metric in figures(contexts[context], context).items()}
+        by_name |= prefixed(f"{context}/", figures(contexts[context], context))
     return by_name
 
 
@@ -131,8 +129,7 @@ def _official(graded: Sequence[Graded], context: str) -> dict[str, Metric]:
     if "" in access:
         by_name["fact_f1"] = accuracy(access[""])
     if "accessible" in access:
-        control = _report(access["accessible"], embedded, context)
-        by_name |= {f"accessible/{name}": metric for name, metric in control.items()}
+        by_name |= prefixed("accessible/", _report(access["accessible"], embedded, context))
     return by_name
 
 
@@ -151,7 +148,7 @@ def _report(graded: Sequence[Graded], embedded: bool, context: str) -> dict[str,
             by_name[f"{name}_binary_f1"] = weighted_f1(rows)
     by_name |= _errors(kinds)
     for unit in ("part", "conversation") if context == "full" else ("part",):
-        by_name |= {f"{unit}/{name}": metric for name, metric in _joined(graded, embedded, _UNITS[unit]).items()}
+        by_name |= prefixed(f"{unit}/", _joined(graded, embedded, _UNITS[unit]))
     return by_name
 
 
@@ -194,9 +191,7 @@ def _characters(graded: Sequence[Graded], embedded: bool, size: int) -> dict[str
                 values.append(float(answer == row.request.gold))
     by_name = {}
     if right and embedded:
-        by_name["ALL_character"] = mean_metric(
-            [min(values) for values in right.values()], [items[key] for key in right]
-        )
+        by_name["ALL_character"] = mean_metric(list(map(min, right.values())), [items[key] for key in right])
     if answers_of:
         same = [float(len(answers) == 1) for answers in answers_of.values()]
         by_name["character_consistency"] = mean_metric(same, [items[key] for key in answers_of])
@@ -228,14 +223,10 @@ def _errors(kinds: Mapping[str, Sequence[Graded]]) -> dict[str, Metric]:
 def _free_beliefs(dist: Sequence[Graded]) -> dict[str, Metric]:
     right = [row for row in dist if row.grade.value]
     overlap = [word_f1(row.request.gold, row.grade.answer) for row in right]
-    by_name = {
-        "belief_dist": accuracy(dist),
-        "belief_true_word_f1": mean_metric(overlap, [row.request.item for row in right]),
-    }
+    by_name = {"belief_dist": accuracy(dist), "belief_true_word_f1": item_mean(right, overlap)}
     typed = [row for row in dist if row.request.meta["tom_type"]]
     for order in ("first-order", "second-order"):
-        rows = [row for row in typed if row.request.meta["tom_type"].startswith(order)]
-        if rows:
+        if rows := [row for row in typed if row.request.meta["tom_type"].startswith(order)]:
             by_name[order.replace("-", "_")] = accuracy(rows)
     for name, rows in by_group(typed, "tom_type").items():
         if ":" in name:
@@ -256,15 +247,13 @@ def weighted_f1(graded: Sequence[Graded]) -> Metric:
 
     The standard error is a jackknife over conversations.
     """
-    table = {
-        item: Counter((row.request.gold, row.grade.answer) for row in rows)
-        for item, rows in grouped(graded, lambda row: row.request.item).items()
-    }
-    total = sum(table.values(), Counter[tuple[str, str]]())
+    conversations = grouped(graded, lambda row: row.request.item).values()
+    table = [Counter((row.request.gold, row.grade.answer) for row in rows) for rows in conversations]
+    total = sum(table, Counter[tuple[str, str]]())
     value, n = _weighted_f1(total), len(table)
     if n < 2:
         return Metric(value, math.nan, n)
-    without = [_weighted_f1(total - counts) for counts in table.values()]
+    without = [_weighted_f1(total - counts) for counts in table]
     mean = math.fsum(without) / n
     return Metric(value, math.sqrt(math.fsum((v - mean) ** 2 for v in without) * (n - 1) / n), n)
 

@@ -7,11 +7,10 @@ without reasoning; 138 of their gold answers, at orders 2 to 4, differ and are p
 question is right only if the story's lower orders are right too.
 """
 
-from __future__ import annotations
-
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from socialr1_jax.config.evaluation import ProtocolName
 from socialr1_jax.data.examples import LETTERS
 from socialr1_jax.data.options import parse_options
 from socialr1_jax.evaluation.card import card_request, graded_by
-from socialr1_jax.evaluation.metrics import Graded, Metric, accuracies, accuracy, by_group
+from socialr1_jax.evaluation.metrics import Graded, Metric, accuracies, accuracy, by_group, grouped
 from socialr1_jax.evaluation.request import Request, Wording, chat
 from socialr1_jax.evaluation.task import BenchmarkError, Data, Hub, Task, ways
 from socialr1_jax.evaluation.tasks.reading import Reading, field, read_json, text
@@ -29,7 +28,6 @@ ORDERS = range(5)
 
 _FILE = "Hi-ToM_data.json"
 _WHOLE = 600
-_TYPES = ("CoTP", "VP")
 _SHAPE = (
     "Here is a story, with a question and its choices. {how}\n\n"
     "Story:\n{{story}}\n\nQuestion: {{question}}\nChoices: {{choices}}\n\n"
@@ -58,26 +56,24 @@ def load(folder: Path) -> Data:
     """
     reading, items = Reading(folder), []
     path = reading.find(_FILE)
-    cells: dict[tuple[bool, int, int], list[dict[str, Any]]] = {}
-    other_cells: dict[tuple[bool, int, int], list[dict[str, Any]]] = {}
+    cells: dict[str, dict[tuple[bool, int, int], list[dict[str, Any]]]] = {"CoTP": {}, "VP": {}}
     for number, row in enumerate(field(read_json(path), "data", list, str(path)), 1):
         where = f"{path}, row {number}"
-        if text(row, "prompting_type", where) not in _TYPES:
+        if text(row, "prompting_type", where) not in cells:
             raise BenchmarkError(f"{where}: the prompting_type is {row['prompting_type']!r}, neither CoTP nor VP")
         item = _item(row, where)
         reading.once(item["sample_id"], f"{where}: the sample_id {item['sample_id']} occurs twice")
-        (other_cells if row["prompting_type"] == "VP" else cells).setdefault(
-            (item["deception"], item["story_length"], item["question_order"]), []
-        ).append(item)
+        key = item["deception"], item["story_length"], item["question_order"]
+        cells[row["prompting_type"]].setdefault(key, []).append(item)
     # A story's orders share an index in their cells. Texts are not compared: in three stories a line "***" differs.
-    for key, cell in cells.items():
+    for key, cell in cells["CoTP"].items():
         deception, length, _ = key
-        of_order = [len(cells.get((deception, length, order), [])) for order in ORDERS]
+        of_order = [len(cells["CoTP"].get((deception, length, order), [])) for order in ORDERS]
         if len(set(of_order)) > 1:
             name = f"length {length}, deception {deception}"
             raise BenchmarkError(f"{path}: {name}: orders 0 to 4 have {of_order} CoTP rows instead of equal numbers")
         cell.sort(key=lambda item: item["sample_id"])
-        vp = sorted(other_cells.get(key, []), key=lambda item: item["sample_id"])
+        vp = sorted(cells["VP"].get(key, []), key=lambda item: item["sample_id"])
         for place, item in enumerate(cell):
             kind = "tell" if deception else "no_tell"
             other = vp[place] if len(vp) == len(cell) else None
@@ -105,12 +101,10 @@ def _item(row: Mapping[str, Any], where: str) -> dict[str, Any]:
         field(row, name, int, where)
     if row["question_order"] not in ORDERS:
         raise BenchmarkError(f"{where}: the question_order is {row['question_order']}, not 0 to 4")
-    for name in ("story", "question", "answer"):
+    for name in ("story", "question", "answer", "choices"):
         text(row, name, where)
     try:
-        options = list(parse_options(text(row, "choices", where)))
-    except BenchmarkError:
-        raise
+        options = list(parse_options(row["choices"]))
     except ValueError as error:
         raise BenchmarkError(f"{where}: {error}") from None
     if options.count(row["answer"]) != 1 or not all(options):
@@ -168,7 +162,7 @@ def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metri
     `official_vp` adds the accuracy of questions whose CoTP row has the same answer, and the number of questions with
     another answer, in total and by order.
     """
-    joint = _joint(graded)
+    joint = list(_joint(graded))
     by_name = {"accuracy": accuracy(graded), "joint": accuracy(joint)}
     for prefix, rows in (("", graded), ("joint/", joint)):
         by_name |= accuracies(rows, "order", f"{prefix}order_") | accuracies(rows, "length", f"{prefix}length_")
@@ -191,20 +185,15 @@ def _conflicts(graded: Sequence[Graded]) -> Metric:
     return Metric(float(sum(map(_is_conflict, graded))), math.nan, len(graded))
 
 
-def _joint(graded: Sequence[Graded]) -> list[Graded]:
-    """Return each question with the product of its story's values up to its order; lower orders must be complete."""
-    stories: dict[str, dict[int, Graded]] = {}
-    for row in graded:
-        stories.setdefault(row.request.item, {})[row.request.meta["order"]] = row
-    joint = []
-    for orders in stories.values():
+def _joint(graded: Sequence[Graded]) -> Iterator[Graded]:
+    """Yield each question with the product of its story's values up to its order; lower orders must be complete."""
+    for rows in grouped(graded, lambda row: row.request.item).values():
+        orders = {row.request.meta["order"]: row for row in rows}
         value = 1.0
-        for order in ORDERS:
-            if order not in orders:
-                break
-            value *= orders[order].grade.value
-            joint.append(orders[order]._replace(grade=orders[order].grade._replace(value=value)))
-    return joint
+        for order in takewhile(orders.__contains__, ORDERS):
+            row = orders[order]
+            value *= row.grade.value
+            yield row._replace(grade=row.grade._replace(value=value))
 
 
 TASK = Task(

@@ -5,8 +5,6 @@ answer is the reply's first character after stripping some, and figures are mean
 There is no overall number; `ours/accuracy`, over all questions, is ours. `social_r1` asks once, in file order.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -17,32 +15,16 @@ from typing import Any
 from socialr1_jax.config.evaluation import ProtocolName
 from socialr1_jax.data.examples import LETTERS
 from socialr1_jax.evaluation.card import card_request, graded_by
-from socialr1_jax.evaluation.metrics import Graded, Metric, by_group, figures_by_type
+from socialr1_jax.evaluation.metrics import Graded, Metric, by_group, figures_by_type, prefixed
 from socialr1_jax.evaluation.request import Request, Wording, chat
 from socialr1_jax.evaluation.task import BenchmarkError, Data, Decoding, Task, ways
 from socialr1_jax.evaluation.tasks.reading import Reading, field, text, texts
 
-ORDERS = (
-    (1, 2, 3, 4, 5, 6),
-    (6, 5, 4, 3, 2, 1),
-    (3, 1, 6, 5, 4, 2),
-    (2, 3, 5, 6, 1, 4),
-    (5, 4, 1, 2, 6, 3),
-    (4, 6, 2, 1, 3, 5),
-)
+# Each is the file's options in the order shown: 316542 shows C, A, F, E, D, B.
+ORDERS = ("123456", "654321", "316542", "235614", "541263", "462135")
 MORE_ORDERS = (  # added by the newer release
-    (1, 4, 3, 2, 5, 6),
-    (2, 5, 4, 3, 6, 1),
-    (3, 1, 2, 5, 4, 6),
-    (2, 3, 5, 4, 1, 6),
-    (3, 4, 1, 2, 6, 5),
-    (5, 6, 2, 1, 3, 4),
-    (1, 3, 2, 4, 5, 6),
-    (6, 5, 4, 2, 3, 1),
-    (3, 1, 5, 6, 4, 2),
-    (2, 3, 6, 5, 1, 4),
-    (5, 4, 1, 6, 2, 3),
-    (4, 2, 6, 1, 3, 5),
+    *("143256", "254361", "312546", "235416", "341265", "562134"),
+    *("132456", "654231", "315642", "236514", "541623", "426135"),
 )
 _SOURCES = {"Amazon": 50, "Blog": 50, "Persona": 100}
 _TYPES = {  # name -> (words in the prompt, field of the question, number of its options and answer)
@@ -111,7 +93,7 @@ def requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:
 
 
 def _request(
-    item: Mapping[str, Any], name: str, number: int, order: Sequence[int], protocol: ProtocolName, wording: Wording
+    item: Mapping[str, Any], name: str, number: int, order: str, protocol: ProtocolName, wording: Wording
 ) -> Request:
     _, column, place = _TYPES[name]
     question, gold = item[column], item[f"Correct Answer {place}"]
@@ -120,12 +102,12 @@ def _request(
     about: dict[str, Any] = {"item": scenario, "meta": {"source": item["source"], "type": name, "order": number}}
     if protocol == "social_r1":
         return card_request(id=f"{scenario}-{name}", story="", question=question, options=options, gold=gold, **about)
-    shown = str([f"{letter}. {options[of - 1]}" for letter, of in zip(LETTERS, order, strict=False)])
+    shown = str([f"{letter}. {options[int(of) - 1]}" for letter, of in zip(LETTERS, order, strict=False)])
     prompt = f"user_cot_{name}" if protocol == "official_cot" else f"user_{name}"
     return Request(
         id=f"{scenario}-{name}-order{number}",
         messages=chat(wording.text(prompt, question=question, options=shown), wording.text("system")),
-        gold=LETTERS[order.index(LETTERS.index(gold) + 1)],
+        gold=LETTERS[order.index(str(LETTERS.index(gold) + 1))],
         max_new_tokens=_NEW_TOKENS,
         **about,
     )
@@ -148,14 +130,14 @@ def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metri
     by_name = figures_by_type(graded, "accuracy" if protocol == "social_r1" else "ours/accuracy", _TYPES)
     sources = by_group(graded, "source")
     for name, group in sources.items():
-        by_name |= {f"{name}/{key}": metric for key, metric in figures_by_type(group, "accuracy", _TYPES).items()}
+        by_name |= prefixed(f"{name}/", figures_by_type(group, "accuracy", _TYPES))
     if protocol == "social_r1":
         return by_name
     for prefix, rows in {"": graded, **{f"{name}/": sources[name] for name in _SOURCES if name in sources}}.items():
         orders = sorted(by_group(rows, "order").items(), key=lambda order: int(order[0]))
         figures = {number: figures_by_type(group, "accuracy", _TYPES) for number, group in orders}
         for number, of_order in figures.items():
-            by_name |= {f"{prefix}order_{number}/{key}": metric for key, metric in of_order.items()}
+            by_name |= prefixed(f"{prefix}order_{number}/", of_order)
         if protocol == "official_18":
             for key in next(iter(figures.values()), {}):
                 values = [of_order[key].value for of_order in figures.values() if key in of_order]

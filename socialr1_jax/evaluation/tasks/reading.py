@@ -1,7 +1,5 @@
 """Reader of a benchmark's files: finds them, checks fields, and compares them with the published versions."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -159,8 +157,6 @@ def texts(row: Any, key: str, where: str) -> list[str]:
 
 def letter_of(label: str, options: list[str], where: str) -> str:
     """Return the letter of the option equal to `label`. Raises BenchmarkError unless there is exactly one."""
-    if options.count(label) != 1:
-        raise BenchmarkError(
-            f"{where}: the label {shown(label)} is {options.count(label)} of the options {shown(options)}"
-        )
+    if (count := options.count(label)) != 1:
+        raise BenchmarkError(f"{where}: the label {shown(label)} is {count} of the options {shown(options)}")
     return chr(ord("A") + options.index(label))

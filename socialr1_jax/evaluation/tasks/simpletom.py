@@ -10,8 +10,6 @@ our generator (stories/stories.py): in `ours/aware` the character knows, and eve
 `ours/unaware` the same sentences are in another order, and the character does not know.
 """
 
-from __future__ import annotations
-
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +19,7 @@ from typing import Any
 
 from socialr1_jax.config.evaluation import ProtocolName
 from socialr1_jax.evaluation.card import card_request, graded_by
-from socialr1_jax.evaluation.metrics import Graded, Metric, by_group, figures_by_type, mean_metric
+from socialr1_jax.evaluation.metrics import Graded, Metric, by_group, figures_by_type, item_mean, prefixed
 from socialr1_jax.evaluation.request import Request, Wording, chat
 from socialr1_jax.evaluation.task import BenchmarkError, Data, Hub, Remark, Task, ways
 from socialr1_jax.evaluation.tasks.reading import Reading, field, text, texts
@@ -100,7 +98,7 @@ def _controls() -> Iterator[dict[str, Any]]:
             containers=tuple(rng.sample(CONTAINERS, len(CONTAINERS))),
             room=rng.choice(ROOMS),
         )
-        draft = Draft(cast=cast, rng=rng, options=2, question_type="intention", rank=0)
+        draft = Draft(plot="wish", cast=cast, rng=rng, options=2, question_type="intention", rank=0)
         while _knows(missed := PLOTS["wish"].write(draft)):
             pass
         saw = next(script for script, _ in variants(missed, rng) if _knows(script))
@@ -203,14 +201,10 @@ def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metri
     by_name = figures_by_type(real, "accuracy" if protocol == "social_r1" else "ours/mean", TYPES)
     if real:
         parts = {"na_frac": real} | {f"na_frac/{name}": rows for name, rows in by_group(real, "type").items()}
-        for name, rows in parts.items():
-            missing = [float(not row.grade.answer) for row in rows]
-            by_name[name] = mean_metric(missing, [row.request.item for row in rows])
+        by_name |= {name: item_mean(rows, [not row.grade.answer for row in rows]) for name, rows in parts.items()}
     for name in _CONTROLS:
         if name in sets:
-            by_name |= {
-                f"ours/{name}/{key}": metric for key, metric in figures_by_type(sets[name], "accuracy", TYPES).items()
-            }
+            by_name |= prefixed(f"ours/{name}/", figures_by_type(sets[name], "accuracy", TYPES))
     return by_name
 
 

@@ -6,8 +6,6 @@ option with the highest log-prob, summed over its tokens, after "Q: {context} {q
 figure is plain accuracy in all protocols.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,10 +33,7 @@ def load(folder: Path) -> Data:
     questions, labels_file = reading.find("dev.jsonl"), reading.find("dev-labels.lst")
     rows, labels = reading.rows(questions), read_text(labels_file).split()
     if len(labels) != len(rows):
-        raise BenchmarkError(
-            f"{labels_file}: {counted(len(labels), 'label')} for the {counted(len(rows), 'question')} of "
-            f"{questions.name}"
-        )
+        raise BenchmarkError(f"{labels_file}: {counted(len(labels), 'label')} for {counted(len(rows), 'question')}")
     for number, ((where, row), label) in enumerate(zip(rows, labels, strict=True), 1):
         for name in ("context", "question", *_OPTIONS):
             text(row, name, where)

@@ -4,15 +4,11 @@ Official rules as of nii-cl/tactful-tom @ 0881b0d: the full context, and a syste
 Questions of belief, fact and lie ability are asked freely and as a choice, comprehension freely and as yes or no. There
 is no single number: `ours/micro`, over choice and yes/no questions, is ours, as is `social_r1`'s selection of the same
 questions. Justification questions ("why did Ana say that?") are in the files, but the released script does not ask
-them; here they are a category outside all means. Options are shuffled by the seed and the question's id (the benchmark
-fixes no seed).
+them; here they are a category outside all means. The benchmark fixes no seed: options are shuffled by ours and the id.
 """
-
-from __future__ import annotations
 
 import random
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -32,7 +28,7 @@ from socialr1_jax.evaluation.metrics import (
     all_right,
     by_group,
     grouped,
-    mean_metric,
+    item_mean,
 )
 from socialr1_jax.evaluation.request import Request, Wording, chat
 from socialr1_jax.evaluation.task import BenchmarkError, Data, Decoding, Embedder, Task, ways
@@ -98,22 +94,19 @@ def load(folder: Path) -> Data:
             continue
         rows = reading.rows(path, "conversation")
         for where, row in rows:
-            _check(row, where)
+            _check(row, where, reading)
             items.append({"file": f"set_{number}", **row})
         reading.count(len(rows), whole, "conversations", name)
-    ids = [question["q_id"] for item in items for name, _ in _ASKED.values() for question in item[name]]
-    if twice := sorted(name for name, times in Counter(ids).items() if times > 1):
-        raise BenchmarkError(f"{folder}: these question ids occur twice: {', '.join(twice[:5])}")
     return reading.data(items)
 
 
-def _check(row: Any, where: str) -> None:
+def _check(row: Any, where: str, reading: Reading) -> None:
     for name in ("set_id", "full_context", "lie_type"):
         text(row, name, where)
     for name, forms in _ASKED.values():
         for place, question in enumerate(field(row, name, list, where), 1):
             at = f"{where}, {name} {place}"
-            text(question, "q_id", at)
+            reading.once(text(question, "q_id", at), f"{at}: the q_id {question['q_id']} occurs twice")
             text(question, "question", at)
             if _LIST in forms:
                 texts(question, "correct_answer", at)
@@ -279,7 +272,7 @@ def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metri
     if free := [row for row in graded if row.request.meta["form"] == _FREE]:
         wrong = [max(token_f1(row.grade.answer, text) for text in row.request.meta["wrong"]) for row in free]
         by_name["free/f1"] = accuracy(free)
-        by_name["free/f1_wrong"] = mean_metric(wrong, [row.request.item for row in free])
+        by_name["free/f1_wrong"] = item_mean(free, wrong)
         by_name |= accuracies(free, "category", "free/")
     return by_name
 
@@ -289,12 +282,9 @@ def embedded_figures(graded: Sequence[Graded], embed: Embedder) -> dict[str, Met
     free = [row for row in graded if row.request.meta["form"] == _FREE]
     pairs = [(row.grade.answer, text) for row in free for text in (row.request.gold, *row.request.meta["wrong"])]
     cosines = iter(similarities(pairs, embed))
-    right, wrong = [], []
-    for row in free:
-        right.append(next(cosines))
-        wrong.append(max(next(cosines) for _ in row.request.meta["wrong"]))
-    items = [row.request.item for row in free]
-    return {"free/cosine": mean_metric(right, items), "free/cosine_wrong": mean_metric(wrong, items)}
+    each = [(next(cosines), max(next(cosines) for _ in row.request.meta["wrong"])) for row in free]
+    right, wrong = ([both[side] for both in each] for side in (0, 1))
+    return {"free/cosine": item_mean(free, right), "free/cosine_wrong": item_mean(free, wrong)}
 
 
 TASK = Task(

@@ -8,11 +8,9 @@ number; `ours/accuracy_en` is ours. The released scripts draw all shuffles from 
 has its own, so its orders do not depend on the other questions. `social_r1` asks once, in file order.
 """
 
-from __future__ import annotations
-
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +19,11 @@ from socialr1_jax.data.evaluation_sets import EVALUATION_SETS
 from socialr1_jax.data.examples import LETTERS
 from socialr1_jax.data.options import gold_letter, parse_options
 from socialr1_jax.data.prompts import lettered
-from socialr1_jax.data.tables import listed
 from socialr1_jax.evaluation.card import card_request, graded_by
 from socialr1_jax.evaluation.metrics import Grade, Graded, Metric, accuracy, grouped, majority
 from socialr1_jax.evaluation.request import Request, Wording, chat
 from socialr1_jax.evaluation.task import BenchmarkError, Data, Task, ways
-from socialr1_jax.evaluation.tasks.reading import Reading, text
+from socialr1_jax.evaluation.tasks.reading import Reading, field, text
 from socialr1_jax.runtime.terminal import shown
 
 TASKS = (
@@ -96,16 +93,13 @@ def load(folder: Path) -> Data:
 
 def _question(row: Mapping[str, Any], language: str, where: str) -> dict[str, Any]:
     story, question, option = _COLUMNS[language]
-    columns = [option + letter for letter in LETTERS[:_MOST_OPTIONS]]
-    if missing := [column for column in columns if column not in row]:
-        raise BenchmarkError(f"{where}: no field {missing[0]!r} (it has {listed(row)})")
+    cells = [field(row, option + letter, object, where) for letter in LETTERS[:_MOST_OPTIONS]]
+    answer = text(row, _ANSWER, where)
     try:
-        options = parse_options([row[column] for column in columns])
+        options = parse_options(cells)
         if len(options) < 2 or not all(options):
             raise ValueError(f"the options {option}A to {option}D are {list(options)}")
-        gold = gold_letter(text(row, _ANSWER, where), options)
-    except BenchmarkError:
-        raise
+        gold = gold_letter(answer, options)
     except ValueError as error:
         raise BenchmarkError(f"{where}: {error}") from None
     return {"story": text(row, story, where), "question": text(row, question, where), "options": options, "gold": gold}
@@ -138,11 +132,12 @@ def requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:
 
 def _requests(
     item: Mapping[str, Any], language: str, protocol: ProtocolName, seed: int, wording: Wording | None
-) -> list[Request]:
+) -> Iterator[Request]:
     question, name = item[language], f"{item['task']}-{item['number']}"
     meta = {"language": language, "task": item["task"], "abilities": item["abilities"]}
     if protocol == "social_r1":
-        return [card_request(id=f"{name}-{language}", item=name, meta=meta | {"try": 1}, **question)]
+        yield card_request(id=f"{name}-{language}", item=name, meta=meta | {"try": 1}, **question)
+        return
     # The released scripts count options in the Chinese columns: one question has four English and two Chinese options,
     # and is asked with two in both languages.
     options: Sequence[str] = question["options"][: len(item["zh"]["options"])]
@@ -158,27 +153,20 @@ def _requests(
     kinder_gold = {} if letter == item["answer"] else {"letter": letter}
     system = texts.text(f"system_cot_{language}" if protocol == "official_cot" else f"system_{language}")
     rng = random.Random(f"tombench {seed} {language} {name}")
-    prompts = []
+    written = item["written"][language] if wording else options
     for number in range(1, TRIES + 1):
         order = rng.sample(range(len(options)), len(options))
-        choices = {
-            f"choice_{letter.lower()}": item["written"][language][place] if wording else options[place]
-            for letter, place in zip(letters, order, strict=True)
-        }
+        choices = {f"choice_{letter.lower()}": written[place] for letter, place in zip(letters, order, strict=True)}
         mapped = {letter: originals[place] for letter, place in zip(letters, order, strict=True)}
-        prompts.append(
-            Request(
-                id=f"{name}-{language}-try{number}",
-                item=name,
-                messages=chat(
-                    texts.text(user, story=question["story"], question=question["question"], **choices), system
-                ),
-                gold=item["answer"],
-                meta=meta | {"try": number, "shown": mapped} | kinder_gold,
-                max_new_tokens=_NEW_TOKENS,
-            )
+        words = texts.text(user, story=question["story"], question=question["question"], **choices)
+        yield Request(
+            id=f"{name}-{language}-try{number}",
+            item=name,
+            messages=chat(words, system),
+            gold=item["answer"],
+            meta=meta | {"try": number, "shown": mapped} | kinder_gold,
+            max_new_tokens=_NEW_TOKENS,
         )
-    return prompts
 
 
 def read(request: Request, protocol: ProtocolName, reply: str) -> str:

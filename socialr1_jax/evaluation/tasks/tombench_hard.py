@@ -6,8 +6,6 @@ With 100 questions the 95 % interval at an accuracy of 0.6 is +-9.6 points; seve
 a question.
 """
 
-from __future__ import annotations
-
 import ast
 import re
 from collections.abc import Mapping, Sequence
@@ -44,15 +42,14 @@ _MAY_LACK = ("story",)  # some tables include the story in the question
 _LETTERED = re.compile(r"(?:options?|choice)?([a-z])")
 
 
-def load(folder: Path, columns: Mapping[str, str | Sequence[str]] | None = None) -> Data:
+def load(folder: Path) -> Data:
     """Load the questions, each with `story`, `question`, `options`, `gold` and `dimension`.
 
-    columns: field -> column, or a list of columns for the options; the dimension may be "" if the table has none. The
-    default is columns.json in the folder, then likely names. Raises BenchmarkError naming the file and the fix.
+    columns.json maps fields to columns, the options also to a list of columns, and a missing dimension to "". Raises
+    BenchmarkError naming the file and the fix.
     """
-    path = _data_file(folder)
-    configured = columns if columns is not None else _read_columns_file(folder)
-    places: dict[str, tuple[str, ...]] | None = None
+    path, configured = _data_file(folder), _read_columns_file(folder)
+    places: dict[str, tuple[str, ...]] = {}
     items = []
     try:
         for row in file_rows(path):
@@ -64,13 +61,12 @@ def load(folder: Path, columns: Mapping[str, str | Sequence[str]] | None = None)
         raise BenchmarkError(str(error)) from None
     if not items:
         raise BenchmarkError(f"{path}: the file holds no rows")
-    notes = [f"columns read from {path.name}: " + "; ".join(f"{k} = {', '.join(v)}" for k, v in (places or {}).items())]
-    if len(items) != _QUESTION_COUNT:
+    notes = [f"columns read from {path.name}: " + "; ".join(f"{k} = {', '.join(v)}" for k, v in places.items())]
+    if not (whole := len(items) == _QUESTION_COUNT):
         notes.append(
             f"{len(items)} questions, not the {_QUESTION_COUNT} of the held-out set: figures are not comparable"
         )
-    remarks = tuple(map(Remark, notes))
-    return Data(items=items, files={path.name: sha256(path)}, remarks=remarks, whole=len(items) == _QUESTION_COUNT)
+    return Data(items=items, files={path.name: sha256(path)}, remarks=tuple(map(Remark, notes)), whole=whole)
 
 
 def _data_file(folder: Path) -> Path:
@@ -105,9 +101,7 @@ def _columns_of_fields(known: Sequence[str], configured: Mapping[str, Any], path
         elif isinstance(configured[name], Sequence) and all(isinstance(column, str) for column in configured[name]):
             chosen = tuple(configured[name])
         else:
-            raise BenchmarkError(
-                f"{_COLUMNS_FILE}: {name} is {shown(configured[name])}, neither a column nor a list of columns"
-            )
+            raise BenchmarkError(f"{_COLUMNS_FILE}: {name} is {shown(configured[name])}, no column or list of columns")
         if name != "options" and len(chosen) > 1:
             raise BenchmarkError(f"{_COLUMNS_FILE}: {name} takes one column, not {shown(list(chosen))}")
         for column in chosen:
@@ -131,11 +125,9 @@ def _likely(name: str, known: Sequence[str]) -> tuple[str, ...]:
             plain.setdefault(re.sub("[^a-z0-9]", "", last.lower()), column)
     if column := next((plain[likely] for likely in _LIKELY_COLUMNS[name] if likely in plain), ""):
         return (column,)
-    if name != "options":
-        return ()
     lettered = {match[1]: column for key, column in plain.items() if (match := _LETTERED.fullmatch(key))}
-    options = [lettered[letter] for letter in takewhile(lettered.__contains__, ascii_lowercase)]
-    return tuple(options) if len(options) > 1 else ()
+    options = tuple(lettered[letter] for letter in takewhile(lettered.__contains__, ascii_lowercase))
+    return options if name == "options" and len(options) > 1 else ()
 
 
 def _item(values: Mapping[str, Any], places: Mapping[str, tuple[str, ...]], where: str) -> dict[str, Any]:

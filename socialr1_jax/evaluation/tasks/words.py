@@ -4,9 +4,8 @@ Case and marks are kept. Sentence ends only affect words in that a final full st
 found by rule and short lists instead of Punkt's trained tables.
 """
 
-from __future__ import annotations
-
 import re
+from collections.abc import Iterator
 
 _ABBREVIATION = re.compile(
     r"(?:mrs?|ms|dr|prof|sen|rep|gen|col|lt|st|ave|jr|sr|vs|co|inc|ltd|corp|ok|ph\.d|u\.[skn]|[ap]\.m|d\.c"
@@ -62,14 +61,14 @@ def _words(sentence: str) -> list[str]:
     return sentence.split()
 
 
-def _sentences(text: str) -> list[str]:
-    sentences, start = [], 0
+def _sentences(text: str) -> Iterator[str]:
+    start = 0
     for match in _END.finditer(text):
         if match[1] == "." and _goes_on(text[start : match.start()], match[2] or ""):
             continue
-        sentences.append(text[start : match.end()].rstrip())
+        yield text[start : match.end()].rstrip()
         start = match.end()
-    return [*sentences, text[start:].rstrip()]
+    yield text[start:].rstrip()
 
 
 def _goes_on(before: str, following: str) -> bool:
