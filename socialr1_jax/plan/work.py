@@ -79,7 +79,7 @@ def decode_lengths(
             free[device], room[device], prompts = free[device] - len(new), room[device] - 1, prompts + 1
         live = left > 0
         needed = int((taken + np.minimum(limit - taken, segment))[live].max())
-        slots = max(slots, min(ladder(-(-needed // stride)) * stride, plan.slots))
+        slots = max(slots, min(ladder(needed, stride), plan.slots))
         size, most = left.shape[1], int(live.sum(axis=1).max())
         lasts = limit - taken[live].min() > segment  # otherwise all rows end within a segment
         while lasts and not (waiting or any(parked)) and (smaller := smaller_batch(size, smallest)) and most <= smaller:

@@ -368,7 +368,7 @@ class Rollout:
 
     def _ladder(self, needed: int, most: int) -> int:
         """Return the size of a cache or prompt, at most `most`, that holds `needed` tokens."""
-        return min(ladder(-(-needed // self.stride)) * self.stride, most)
+        return min(ladder(needed, self.stride), most)
 
     def _smaller(self, size: int) -> int:
         """Return the next smaller size, or 0 if it would not pay: all rows end within a segment."""

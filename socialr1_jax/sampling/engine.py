@@ -110,7 +110,7 @@ class Engine:
         first = own + (new if self.platform == "cpu" else min(new, self.segment_tokens))
 
         def sized(tokens: int) -> int:
-            return ladder(-(-tokens // stride)) * stride if self.share_prefixes else round_up(tokens, stride)
+            return ladder(tokens, stride) if self.share_prefixes else round_up(tokens, stride)
 
         rows, group = sum(params.n for params in each), max(params.n for params in each)
         # A whole number of groups, if all have the same size.
@@ -131,7 +131,7 @@ class Engine:
             memory=memory,
             alike=mean_rows(prompts, [params.n for params in each]) if self.share_prefixes else 0,
             weights=self.weights,
-            first=ladder(-(-first // stride)) * stride,
+            first=ladder(first, stride),
         )
         _say(
             f"sampling {counted(rows, 'response')} to {counted(len(prompts), 'prompt')}: "

@@ -205,7 +205,7 @@ def free_memory() -> int | None:
 
 def shared_slots(tokens: int) -> int:
     """Return the slots of a pool that attention reads for `tokens` shared tokens, rounded up for few programs."""
-    return ladder(-(-tokens // _SHARED)) * _SHARED if tokens else 0
+    return ladder(tokens, _SHARED) if tokens else 0
 
 
 def pool_slots(prompts: int, width: int) -> int:
@@ -228,10 +228,11 @@ def coarse(size: int) -> int:
     return next((most for most in (2, 8) if size <= most), max(32, ceiling(size)))
 
 
-def ladder(size: int) -> int:
-    """Round up to the ladder 1, 2, 3, 4, 6, 8, 12, 16, 24...: by at most a half."""
-    above = ceiling(size)
-    return above * 3 // 4 if size <= above * 3 // 4 and above >= 4 else above
+def ladder(size: int, step: int = 1) -> int:
+    """Round up to `step` times a number of the ladder 1, 2, 3, 4, 6, 8, 12, 16, 24, ..."""
+    steps = -(-size // step)
+    above = ceiling(steps)
+    return step * (above * 3 // 4 if steps <= above * 3 // 4 and above >= 4 else above)
 
 
 def round_up(size: int, multiple: int) -> int:

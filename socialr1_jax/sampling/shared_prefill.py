@@ -169,7 +169,7 @@ def good_order(prompts: Prompts, new: Sequence[int]) -> list[int]:
     families = np.cumsum([0, *(same < _shared_by_many(same) + _KIN)])[: len(order)]
     longest = np.zeros(len(order), int)
     np.maximum.at(longest, families, [len(prompts[i]) + new[i] for i in order])
-    sizes = [ladder(-(-int(length) // _STEP)) for length in longest[families]]
+    sizes = [ladder(int(length), _STEP) for length in longest[families]]
     return [order[i] for i in sorted(range(len(order)), key=lambda i: sizes[i])]
 
 
@@ -211,7 +211,7 @@ def cut_prompts(prompts: Prompts, beginning: Tokens, plan: BatchPlan) -> list[in
 
 def _most(longest: int, plan: BatchPlan) -> int:
     """Return the largest number of prompts of at most `longest` tokens in a call."""
-    return power(max(1, plan.prompts * plan.width // min(ladder(-(-longest // _STEP)) * _STEP, plan.width)))
+    return power(max(1, plan.prompts * plan.width // min(ladder(longest, _STEP), plan.width)))
 
 
 def _cost_of_call(prompts: Prompts, shared: int, beginning: Tokens, plan: BatchPlan) -> float:
