@@ -218,7 +218,8 @@ def test_gradient_does_not_depend_on_row_order(case):
 
 def test_packed_log_probs_are_those_of_plain_rows(tiny_jax):
     rows = some_rows([1, 7, 20, 3], [3, 30, 1, 8, 8, 25, 2, 9, 14, 40, 5, 6], group=3)
-    plain_bt, entropy_bt = row_logprobs(
+    log_probs = jax.jit(row_logprobs, static_argnames=("config", "num_tokens", "dtype"))
+    plain_bt, entropy_bt = log_probs(
         tiny_jax.params,
         tiny_jax.config,
         jnp.asarray(rows.tokens_bt),
@@ -231,7 +232,7 @@ def test_packed_log_probs_are_those_of_plain_rows(tiny_jax):
     found = np.zeros((2, *rows.tokens_bt.shape), np.float32)
     for batch in micro_batches(rows, 200, 8):
         part = batch.rows
-        results = row_logprobs(
+        results = log_probs(
             tiny_jax.params,
             tiny_jax.config,
             jnp.asarray(part.tokens_bt),

@@ -61,8 +61,11 @@ def random_weights(config, seed: int) -> Any:
     return jax.tree.map(np.asarray, init_params(config, jax.random.key(seed)))
 
 
-def one_update(folder: str, mesh, attention="xla") -> dict[str, np.ndarray]:
-    """The weights after two updates from one rollout, and the log-probs before them."""
+def one_update(folder: str, mesh, attention="xla", *, exchanges=False) -> dict[str, np.ndarray]:
+    """The weights after two updates from one rollout, and the log-probs before them.
+
+    With `exchanges`, also the number of arrays that replicas exchange.
+    """
     with jax.set_mesh(mesh):
         model = load_hf(folder, mesh)
         programs = compile_programs(CONFIG, model.config, model.num_tokens, attention)
@@ -78,6 +81,7 @@ def one_update(folder: str, mesh, attention="xla") -> dict[str, np.ndarray]:
         sums = programs.update.begin(fresh, first[0])
         for part in first:
             sums, _ = programs.update.accumulate(fresh, sums, part)
+        counts = between_replicas(programs.update, fresh, sums, first[0]) if exchanges else {}
         sums = total(sums)
         gradient = {f"gradient{jax.tree_util.keystr(path)}": x for path, x in jax.tree.leaves_with_path(sums.gradient)}
         for batch in batches:
@@ -88,7 +92,7 @@ def one_update(folder: str, mesh, attention="xla") -> dict[str, np.ndarray]:
         }
         arrays |= {f"metrics/{name}": x for name, x in metrics.items()}
         logp_bt = trainer_logprobs(batches, computed, rows.tokens_bt.shape)
-        return {"logp": logp_bt, **{name: fetch(x) for name, x in arrays.items()}}
+        return counts | {"logp": logp_bt, **{name: fetch(x) for name, x in arrays.items()}}
 
 
 def table_gradients(mesh) -> dict[str, np.ndarray]:
@@ -124,15 +128,16 @@ def prompts_of(vocab_size: int) -> tuple[list[list[int]], SamplingParams]:
     return prompts, SamplingParams(n=2, max_new_tokens=80, stop_token_ids=tuple(range(4)), seed=1)
 
 
-def moved_rows(folder: str, mesh) -> dict[str, np.ndarray]:
-    """Sample with the kernel for GPUs and 4 rows a device.
+def moved_rows(folder: str, mesh, by_length: bool) -> dict[str, np.ndarray]:
+    """Sample with 4 rows a device. `by_length`: with the kernel for GPUs.
 
     Freed rows are refilled. There is room for every row's first 64 slots: half of the rows wait in host memory.
     """
     model = load_hf(folder, mesh)
     moves: list[str] = []
     with jax.set_mesh(mesh), pytest.MonkeyPatch.context() as patch:
-        decode_by_length(patch.setattr)
+        if by_length:
+            decode_by_length(patch.setattr)
         for name in ("admit", "to_host", "from_host"):
             move = getattr(batch, name)
             patch.setattr(batch, name, lambda *a, name=name, move=move, **k: moves.append(name) or move(*a, **k))
@@ -147,19 +152,26 @@ def moved_rows(folder: str, mesh) -> dict[str, np.ndarray]:
 
 
 def sampling_at_once(folder: str, mesh) -> dict[str, np.ndarray]:
-    """Sample for the same prompts with all rows at once, and from weights of 8 bits."""
+    """Sample for the same prompts with all rows at once."""
     model = load_hf(folder, mesh)
     prompts, sampling = prompts_of(model.config.vocab_size)
     with jax.set_mesh(mesh):
         engine = Engine(**layers_of(model, 1), segment_tokens=80)
         samples = [sample for group in engine.sample(prompts, sampling) for sample in group]
-        eight_bits = Engine(**layers_of(model, 2), weights="int8")
-        short = eight_bits.sample(prompts[:8], SamplingParams(max_new_tokens=16, seed=1))
     return {
-        "int8": np.array([sample.tokens for (sample,) in short]),
         "tokens": np.concatenate([[*sample.tokens, -1] for sample in samples]),
         "logprobs": np.concatenate([sample.logprobs for sample in samples]),
     }
+
+
+def eight_bits(folder: str, mesh) -> dict[str, np.ndarray]:
+    """Sample from weights of 8 bits."""
+    model = load_hf(folder, mesh)
+    prompts, _ = prompts_of(model.config.vocab_size)
+    with jax.set_mesh(mesh):
+        engine = Engine(**layers_of(model, 2), weights="int8")
+        samples = engine.sample(prompts[:8], SamplingParams(max_new_tokens=16, seed=1))
+    return {"int8": np.array([sample.tokens for (sample,) in samples])}
 
 
 HEADS = replace(
@@ -215,7 +227,7 @@ def rollout_on(mesh, tensor: int) -> dict[str, np.ndarray]:
     }
 
 
-def between_replicas(mesh) -> dict[str, np.ndarray]:
+def between_replicas(update, params, sums, rows) -> dict[str, np.ndarray]:
     """Count the arrays that a micro-batch, and the sum, exchange between two replicas of four devices, and all arrays.
 
     The sum exchanges those of the gradient, the loss, its denominator and the metrics.
@@ -231,15 +243,8 @@ def between_replicas(mesh) -> dict[str, np.ndarray]:
                 sent += any(len({device // 4 for device in group}) > 1 for group in groups) * len(arrays(line.type))
         return sent
 
-    with jax.set_mesh(mesh):
-        params = jax.tree.map(place, random_weights(HEADS, 1), weight_specs(HEADS))
-        update = compile_programs(CONFIG, HEADS, 160, "xla").update
-        step = GrpoStep(config=CONFIG, model=HEADS, backend="xla", programs=None, reference=None, multiple=16)
-        rows = replace(step.mini_batches(rows_of(160))[0][0].rows, old_logp_bt=None, on_policy_bt=None)
-        rows = replace(rows, ref_logp_bt=rows.advantages).placed()
-        sums = update.begin(params, rows)
-        counts = exchanged(update.accumulate.lower(params, sums, rows)), exchanged(sum_replicas.lower(sums))
-        return {"between replicas": np.array([*counts, len(jax.tree.leaves(sums))])}
+    counts = exchanged(update.accumulate.lower(params, sums, rows)), exchanged(sum_replicas.lower(sums))
+    return {"between replicas": np.array([*counts, len(jax.tree.leaves(sums))])}
 
 
 def main() -> None:
@@ -266,11 +271,12 @@ def main() -> None:
         if args.processes == 1:  # processes compile the same programs as one that has their devices
             results[name] |= sampling_at_once(args.folder, mesh) | table_gradients(mesh)
         if args.processes > 1 or name != "1x8x1":
-            results[name] |= one_update(args.folder, mesh)
+            results[name] |= one_update(args.folder, mesh, exchanges=name == "2x2x2")
+        if args.processes == 1 and name != "1x8x1":
+            results[name] |= eight_bits(args.folder, mesh)
         if args.processes > 1 or name == "2x2x2":
-            results[name] |= moved_rows(args.folder, mesh)
+            results[name] |= moved_rows(args.folder, mesh, by_length=args.processes == 1)
     if "2x2x2" in meshes:
-        results["2x2x2"] |= between_replicas(meshes["2x2x2"])
         with pytest.MonkeyPatch.context() as patch:
             interpret_segment_kernel(patch.setattr)
             results["2x2x2 triton"] = one_update(args.folder, meshes["2x2x2"], "triton")

@@ -1,6 +1,7 @@
 """Decoding with kernels of 8 bits: the samples of a model whose kernels are rounded beforehand, on the same bytes."""
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from socialr1_jax.models.eight_bit import eight_bit
 from socialr1_jax.sampling import Engine
 
 
+@partial(jax.jit, static_argnames="form")
 def rounded(params, form):
     """The weights with every kernel that decoding would round replaced by its rounded values, in float32."""
 
@@ -28,7 +30,7 @@ def rounded(params, form):
 @pytest.fixture(scope="module")
 def prompts():
     rng = np.random.default_rng(7)
-    return [rng.integers(0, VOCAB_SIZE, size=length).tolist() for length in (1, 9, 34, 5, 16, 3)]
+    return [rng.integers(0, VOCAB_SIZE, size=length).tolist() for length in (1, 9, 34, 5)]
 
 
 @pytest.mark.parametrize(
@@ -52,7 +54,7 @@ def test_samples_are_those_of_rounded_kernels(tiny_models, prompts, name, form, 
 
 @pytest.mark.parametrize(("form", "share"), [("int8", 0.9), ("float8", 0.4)])
 def test_greedy_texts_are_mostly_kept(tiny_jax, prompts, form, share):
-    """A text is another one after its first other token; of the first tokens none is, in these six."""
+    """A text is another one after its first other token; of the first tokens none is, in these four."""
     engine = Engine(params=tiny_jax.params, config=tiny_jax.config, num_tokens=VOCAB_SIZE)
     greedy = SamplingParams(max_new_tokens=24, temperature=0.0)
     exact, rounded = (

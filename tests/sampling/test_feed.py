@@ -15,7 +15,7 @@ SAMPLING = SamplingParams(max_new_tokens=24, seed=5, stop_token_ids=tuple(range(
 @pytest.fixture(scope="module")
 def prompts():
     rng = np.random.default_rng(7)
-    return [rng.integers(0, VOCAB_SIZE, size=rng.integers(1, 120)).tolist() for _ in range(24)]
+    return [rng.integers(0, VOCAB_SIZE, size=rng.integers(1, 60)).tolist() for _ in range(24)]
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def same(found, wanted):
 def test_late_prompts_equal_those_given_at_once(engine, prompts, wanted, seed):
     draw = random.Random(seed)
     order = draw.sample(range(len(prompts)), len(prompts))
-    feed = Feed(engine, SAMPLING, prompt_tokens=120, rows=8)
+    feed = Feed(engine, SAMPLING, prompt_tokens=60, rows=8)
     waiting, place, found = list(order), {}, {}
     while len(found) < len(prompts):
         for _ in range(min(draw.choice([0, 0, 1, 5]), len(waiting))):  # it runs dry now and then
@@ -52,7 +52,7 @@ def test_late_prompts_equal_those_given_at_once(engine, prompts, wanted, seed):
 
 
 def test_rows_stay_busy_while_prompts_wait(engine, prompts):
-    feed = Feed(engine, SAMPLING, prompt_tokens=120, rows=8)
+    feed = Feed(engine, SAMPLING, prompt_tokens=60, rows=8)
     waiting = [(i, prompts[i % len(prompts)]) for i in range(120)]
     open_, busy = 0, []
     while waiting or open_:
@@ -68,7 +68,7 @@ def test_rows_stay_busy_while_prompts_wait(engine, prompts):
 
 
 def test_nothing_is_kept_of_what_has_ended(engine, prompts):
-    feed = Feed(engine, SAMPLING, prompt_tokens=120, rows=8)
+    feed = Feed(engine, SAMPLING, prompt_tokens=60, rows=8)
     for i, prompt in enumerate(prompts[:12]):
         feed.add(prompt, i)
     ended = 0

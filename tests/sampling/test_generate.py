@@ -48,7 +48,7 @@ def tokens_of(completions):
 def test_greedy_tokens_equal_transformers(tiny_models, prompts, name, options):
     import torch
 
-    tiny = tiny_models(name)
+    tiny, prompts = tiny_models(name), prompts[:6]
     expected = []
     for prompt in prompts:
         ids = torch.tensor([prompt])

@@ -267,11 +267,11 @@ def test_harmed_checkpoint_falls_back_to_the_previous(harm, tmp_path, caplog):
             wrong.append(f"{name}: {run['counts']} was read")
         if ("checkpoint 2 is damaged" in caplog.text) != (expected == 1):
             wrong.append(f"{name}: said {caplog.text!r}")
-        for step in range(expected + 1, 4):  # the run goes on, past the step whose checkpoint was harmed
-            again.save(step, small_state(step), {"counts": step})
-            again.finish()
-            if fault(folder / str(step)):
-                wrong.append(f"{name}: step {step} was not saved: {fault(folder / str(step))}")
+        step = expected + 1  # the run goes on: the step whose checkpoint was harmed is saved again
+        again.save(step, small_state(step), {"counts": step})
+        again.finish()
+        if fault(folder / str(step)):
+            wrong.append(f"{name}: step {step} was not saved: {fault(folder / str(step))}")
         again.close()
         shutil.rmtree(folder)
     assert wrong == []

@@ -254,7 +254,7 @@ def test_update_is_the_mean_however_pairs_are_cut(base, tmp_path):
         loss_p = -jax.nn.log_sigmoid(chosen_p - rejected_p - 0.5) + 0.1 * (chosen_p + rejected_p) ** 2
         return loss_p.mean()
 
-    loss, gradient = jax.value_and_grad(plain)(params)
+    loss, gradient = jax.jit(jax.value_and_grad(plain))(params)
     expected = np.concatenate([np.asarray(x).ravel() for x in jax.tree.leaves(gradient)])
     config = configured(
         base, tmp_path, "batch.pairs=7", "batch.micro_batch_tokens=64", "loss.margin=true", "loss.centring=0.1"
