@@ -71,7 +71,8 @@ def refused(capsys, *arguments: str) -> str:
 def profiled(tmp_path_factory):
     """The folder and the summary of a profile. Its process has no programs from the cache: their ids would repeat."""
     folder = tmp_path_factory.mktemp("profile") / "out"
-    program = "import sys; sys.path.insert(0, 'scripts'); from socialr1_jax.benchmark import peaks; "
+    program = "import sys; sys.modules['torch'] = None; "  # which transformers would import
+    program += "sys.path.insert(0, 'scripts'); from socialr1_jax.benchmark import peaks; "
     program += "peaks._SECONDS = 0.1; import profile_run; sys.exit(profile_run.main())"
     command = [sys.executable, "-c", program, *SMOKE, "--steps", "2", "--strict", f"output_dir={folder}"]
     environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}  # with the fusions that users get

@@ -23,11 +23,6 @@ from socialr1_jax.training import grpo, sampler, validation
 
 pytestmark = pytest.mark.usefixtures("programs_once")
 
-EXAMPLES = {
-    example.id: example
-    for options, seed in ((3, 1), (4, 2))
-    for example in generate_stories(200, seed=seed, options=options, difficulty="hard")
-}
 WEIGHTS = {"outcome": 1.0, "structure": 1.0, "content": 1.0, "tau": 1.0}
 SCRIPT = Script(
     plot="leave",
@@ -45,6 +40,14 @@ SCRIPT = Script(
 STORY = Story(script=SCRIPT, world=SCRIPT.play(), answer="B", size=2)
 
 
+@pytest.fixture(scope="module")
+def examples():
+    """Hard stories' questions by their id."""
+    kinds = ((3, 1), (4, 2))
+    drawn = [generate_stories(200, seed=seed, options=options, difficulty="hard") for options, seed in kinds]
+    return {example.id: example for stories in drawn for example in stories}
+
+
 def truth_of(example: Example, thoughts: str) -> float:
     story = read_story(example)
     assert story
@@ -54,9 +57,9 @@ def truth_of(example: Example, thoughts: str) -> float:
 # --- statements
 
 
-def test_reference_traces_are_true_and_fully_read():
-    assert {example.meta["type"] for example in EXAMPLES.values()} == set(ALL_TYPES)
-    for example in EXAMPLES.values():
+def test_reference_traces_are_true_and_fully_read(examples):
+    assert {example.meta["type"] for example in examples.values()} == set(ALL_TYPES)
+    for example in examples.values():
         story = read_story(example)
         assert story, example
         statements = read_thoughts(example.thoughts, story)
@@ -70,9 +73,9 @@ def test_reference_traces_are_true_and_fully_read():
 
 
 @pytest.mark.parametrize("kind", ["wrong_perceiver", "ungrounded_claim"])
-def test_corrupted_traces_are_false(kind):
-    pairs = corruption_pairs(list(EXAMPLES.values())[:120], seed=1, kinds=(kind,))
-    truths = [truth_of(EXAMPLES[pair.meta["story_id"]], pair.rejected) for pair in pairs]
+def test_corrupted_traces_are_false(kind, examples):
+    pairs = corruption_pairs(list(examples.values())[:120], seed=1, kinds=(kind,))
+    truths = [truth_of(examples[pair.meta["story_id"]], pair.rejected) for pair in pairs]
     assert np.mean(np.array(truths) < 1) > 0.97
     assert np.mean(truths) < 0.9
 
@@ -101,16 +104,16 @@ def test_a_statement_is_judged_by_the_story(thoughts, verdicts):
     assert [one.true for one in read_thoughts(thoughts, STORY)] == verdicts
 
 
-def test_omitting_or_repeating_truth_gains_nothing():
-    example = next(iter(EXAMPLES.values()))
+def test_omitting_or_repeating_truth_gains_nothing(examples):
+    example = next(iter(examples.values()))
     encode = example.thoughts.split("\n")[0]
     assert 0 < truth_of(example, encode) < 1
     assert truth_of(example, encode) == truth_of(example, f"{encode} " * 9)
     assert truth_of(example, "") == 0
 
 
-def test_a_broken_or_foreign_script_is_not_counted():
-    example, other = list(EXAMPLES.values())[:3:2]
+def test_a_broken_or_foreign_script_is_not_counted(examples):
+    example, other = list(examples.values())[:3:2]
     good = json.loads(example.meta["script"])
     forged = [
         "",
@@ -142,26 +145,26 @@ def some_terms(structure: float, content: float, **changes: object) -> RewardTer
     return replace(RewardTerms(1.0, 1.0, 1.0, structure, content, 1.0, 1.0, WEIGHTS), **changes)
 
 
-def test_terms_are_compared_with_the_truth_within_groups():
-    examples = list(EXAMPLES.values())[:2]
-    texts = [response(example.thoughts.split("\n", k)[0]) for example in examples for k in (1, 0)]
+def test_terms_are_compared_with_the_truth_within_groups(examples):
+    two = list(examples.values())[:2]
+    texts = [response(example.thoughts.split("\n", k)[0]) for example in two for k in (1, 0)]
     texts[0] = response("Nothing that is read.")  # group 1: 0 and 1; group 2: a part and 1
     terms = [some_terms(0.1, 5.0), some_terms(0.9, 1.0), some_terms(0.5, 1.0), some_terms(0.5, math.nan)]
-    metrics, warnings = TruthWatch()(examples, terms, texts)
-    part = truth_of(examples[1], examples[1].thoughts.split("\n")[0])
+    metrics, warnings = TruthWatch()(two, terms, texts)
+    part = truth_of(two[1], two[1].thoughts.split("\n")[0])
     assert metrics["truth/mean"] == pytest.approx((0 + 1 + part + 1) / 4)
     assert metrics["truth/content_correlation"] == pytest.approx(-1)
     assert 0 < metrics["truth/structure_correlation"] <= 1
     assert metrics["truth/structure_gap"] == pytest.approx(0)  # the first step
     own = [replace(term, extra={"own": -term.structure}) for term in terms]
-    more, _ = TruthWatch()(examples, own, texts)
+    more, _ = TruthWatch()(two, own, texts)
     assert more == metrics | {
         "truth/own_correlation": pytest.approx(-metrics["truth/structure_correlation"]),
         "truth/own_gap": pytest.approx(0),
     }
     assert warnings == []
     malformed = [replace(term, format=0.0) for term in terms]
-    assert TruthWatch()(examples, malformed, texts) == ({}, [])
+    assert TruthWatch()(two, malformed, texts) == ({}, [])
 
 
 def test_nothing_is_decoded_without_scripts():
