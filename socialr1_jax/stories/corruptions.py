@@ -169,7 +169,8 @@ def telling_of(example: Example) -> Telling:
                 return telling
     except (ValueError, KeyError, IndexError, StopIteration):
         pass
-    raise ValueError(f"example {example.id}: its story and thoughts are not those of generate_stories")
+    other = "its story and thoughts are not those of generate_stories; give generated stories alone"
+    raise ValueError(f"example {example.id}: {other}")
 
 
 def egocentric(example: Example) -> Example:
