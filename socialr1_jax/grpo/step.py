@@ -139,7 +139,7 @@ class GrpoStep:
         prompts = [[i] * (width - 1) for i in range(count)]  # distinct: equal prompts would be shared
         extra: dict[str, Any] = {"advantages": np.zeros(count, np.float32), "sampler_logprobs": [[0.0]] * count}
         updates = self.mini_batches(pack_rows(prompts, [[0]] * count, multiple=1, **extra))
-        rows = self.log_probs(state.params, updates[:1])[0][0].rows.placed()
+        rows = self.log_probs(state.params, updates[:1])[0][0].rows.placed()  # with segments: a mask takes memory, too
         update = self.programs.update
         jax.block_until_ready(update.accumulate(state.params, update.begin(state.params, rows), rows))
 
