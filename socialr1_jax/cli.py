@@ -256,4 +256,5 @@ def _overview() -> str:
 def _near(word: str) -> str:
     near = [name for name in COMMANDS if name.startswith(f"{word} ")]
     near = near or difflib.get_close_matches(word.replace("_", "-")[:50], COMMANDS)
+    near = near or [name for name in COMMANDS if name in word.split("_")]  # the name of a script
     return f"did you mean {' or '.join(near)}?" if near else "--help lists all"

@@ -145,6 +145,7 @@ def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch):
         (["trian"], 2, "socialr1: error: there is no command 'trian'; did you mean train?\n"),
         (["train_reward_model"], 2, "did you mean train-reward-model?"),
         (["convert"], 2, "'convert'; did you mean convert hf-to-orbax or convert orbax-to-hf?"),
+        (["audit_questions"], 2, "'audit_questions'; did you mean audit?"),
         (["xyzzy", "--help"], 2, "there is no command 'xyzzy'; --help lists all\n"),
         (["\x1b[31m" * 1000], 2, "there is no command '"),
         ([""], 2, "there is no command ''; "),
