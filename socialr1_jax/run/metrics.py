@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ class RunLog:
         goes_on: Mapping[str, int] | None = None,
     ) -> None:
         self._folder = folder
-        self._tensorboard: Any = None
+        self._tensorboard: _EventFile | None = None
         self._wandb: Any = None
         self._writes = is_first()
         if not self._writes:
@@ -46,9 +47,7 @@ class RunLog:
             else:
                 _cut(folder / name, goes_on.get(name, 0))
         if tracking.tensorboard:
-            from tensorboardX import SummaryWriter
-
-            self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step or None)
+            self._tensorboard = _EventFile(folder / "tensorboard", first_step)
         if tracking.wandb:
             import wandb
 
@@ -74,8 +73,7 @@ class RunLog:
             if not isinstance(value, str) and math.isfinite(value)
         }
         if self._tensorboard:
-            for name, value in numbers.items():
-                self._tensorboard.add_scalar(name, value, step)
+            self._tensorboard.write(numbers, step)
         if self._wandb:
             self._wandb.log(numbers, step=step)
 
@@ -92,6 +90,43 @@ class RunLog:
                 log.warning("TensorBoard's files could not be written to their end: %s", error)
         if self._wandb:
             self._wandb.finish()
+
+
+class _EventFile:
+    """Write scalars for TensorBoard in this thread.
+
+    tensorboardX's SummaryWriter has a thread with a bounded queue: a full disk ends the thread, and the run then waits
+    for it for ever.
+    """
+
+    def __init__(self, folder: Path, first_step: int) -> None:
+        from tensorboardX.event_file_writer import EventsWriter
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._file = EventsWriter(str(folder / "events"))
+        if first_step:  # hides what an earlier session wrote of this step and later ones
+            self._add(first_step, file_version="brain.Event:2")
+            self._add(first_step, session_log={"status": "START"})
+
+    def write(self, numbers: Mapping[str, float], step: int) -> None:
+        """Write a step's numbers. Raises OSError that names the folder, even for a full disk."""
+        from tensorboardX.summary import scalar
+
+        try:
+            for name, value in numbers.items():
+                self._add(step, summary=scalar(name, value))
+            self._file.flush()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._folder)) from error
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _add(self, step: int, **content: Any) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        self._file.write_event(Event(step=step, wall_time=time.time(), **content))
 
 
 def _append(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
